@@ -1,0 +1,1 @@
+"""The recommender: pure code from events to features, candidates, matrix and scores; training and the bundle."""
