@@ -244,5 +244,13 @@ def _from_client_error(what: str, error: ClientError) -> StreamprocError:
 
 
 _KINESIS_CALLS = frozenset(
-    {"PutRecord", "PutRecords", "GetRecords", "GetShardIterator", "ListShards", "DescribeStream", "DescribeStreamSummary"}
+    {
+        "PutRecord",
+        "PutRecords",
+        "GetRecords",
+        "GetShardIterator",
+        "ListShards",
+        "DescribeStream",
+        "DescribeStreamSummary",
+    }
 )

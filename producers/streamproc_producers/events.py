@@ -94,7 +94,9 @@ def new_event_id() -> uuid.UUID:
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10))
     rand_a, rand_b = random >> 68, random & ((1 << 62) - 1)
-    return uuid.UUID(int=(milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | (rand_a & 0xFFF) << 64 | 0b10 << 62 | rand_b)
+    return uuid.UUID(
+        int=(milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | (rand_a & 0xFFF) << 64 | 0b10 << 62 | rand_b
+    )
 
 
 def utc(seconds: float) -> datetime:

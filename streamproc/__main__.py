@@ -1,0 +1,7 @@
+"""`python -m streamproc` and the `streamproc` script."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command line."""

@@ -1,0 +1,1 @@
+"""Dead letters: the adapters of streamproc.deadletter."""

@@ -1,0 +1,1 @@
+"""Lease stores: the adapters of streamproc.lease."""

@@ -1,0 +1,1 @@
+"""Projections: the adapters of streamproc.projection."""

@@ -1,0 +1,1 @@
+"""Runners: what feeds shards to the worker."""

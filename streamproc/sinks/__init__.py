@@ -1,0 +1,1 @@
+"""Sinks: the adapters of streamproc.sink."""

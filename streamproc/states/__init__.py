@@ -1,0 +1,1 @@
+"""State stores: the adapters of streamproc.state."""
