@@ -34,7 +34,7 @@ class SettingsError(StreamprocError):
 
 
 class ApplicationNotFound(StreamprocError):
-    """``-A module:app`` names nothing that can be run. Check the module's name, the variable's, and where you run it."""
+    """``-A module:app`` names nothing that can be run. Check both names, and the folder that you run it in."""
 
     exit_code = 2
 
@@ -73,7 +73,7 @@ class StreamRecreated(StreamprocError):
 
 
 class NewerState(StreamprocError):
-    """A stored state was written by a newer version of the fold. Deploy that version here; an older one must not write."""
+    """A stored state was written by a newer version of the fold. Deploy that one here; an older one must not write."""
 
     exit_code = 8
 
@@ -116,7 +116,7 @@ class DecodeError(StreamprocError):
 
 
 class StateTooLarge(StreamprocError):
-    """A state grew beyond its bound. Bound what the fold keeps, or raise ``state_bytes_max`` (DynamoDB ends at 400 KB)."""
+    """A state grew beyond its bound. Bound what the fold keeps, or raise ``state_bytes_max`` (DynamoDB: 400 KB)."""
 
 
 class ProducerClosed(StreamprocError):
@@ -124,7 +124,7 @@ class ProducerClosed(StreamprocError):
 
 
 class QueueFull(StreamprocError):
-    """The producer's memory bound is reached: Kinesis takes events more slowly than they are put. Slow down or retry."""
+    """The producer's memory is full: Kinesis takes events more slowly than they are put. Slow down or retry."""
 
 
 class PutFailed(StreamprocError):
