@@ -1,0 +1,42 @@
+"""AWS clients as this library wants them, made in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, overload
+
+import boto3
+from botocore.config import Config
+
+from streamproc.errors import translated
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_firehose import FirehoseClient
+    from mypy_boto3_kinesis import KinesisClient
+    from mypy_boto3_s3 import S3Client
+
+_CONFIG = Config(
+    # Retries are the caller's: it knows what may be repeated, shows the wait, and can be told to give up.
+    retries={"total_max_attempts": 1, "mode": "standard"},
+    connect_timeout=3,
+    read_timeout=15,
+    tcp_keepalive=True,
+    max_pool_connections=50,
+)
+
+
+@overload
+def aws_client(service: Literal["kinesis"]) -> KinesisClient: ...
+@overload
+def aws_client(service: Literal["dynamodb"]) -> DynamoDBClient: ...
+@overload
+def aws_client(service: Literal["firehose"]) -> FirehoseClient: ...
+@overload
+def aws_client(service: Literal["s3"]) -> S3Client: ...
+def aws_client(service: Literal["kinesis", "dynamodb", "firehose", "s3"]) -> object:
+    """A client from the environment: region, credentials and, for a local stack, ``AWS_ENDPOINT_URL_<SERVICE>``.
+
+    Raises SettingsError where no region is set. Credentials are looked for at the first call.
+    """
+    with translated(f"making the {service} client"):
+        return boto3.client(service, config=_CONFIG)

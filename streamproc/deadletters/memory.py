@@ -1,0 +1,42 @@
+"""Dead letters in this process's memory, for tests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from streamproc.deadletter import DeadLetter, Kind
+from streamproc.namespace import Namespace
+from streamproc.record import Position
+
+
+class MemoryDeadLetters:
+    """A dictionary by position and kind."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._letters: dict[tuple[Position, Kind], DeadLetter] = {}
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+
+    def write(self, letters: Sequence[DeadLetter]) -> None:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        with self._lock:
+            for letter in letters:
+                self._letters.setdefault((letter.position, letter.kind), letter)
+
+    def event_positions_after(self, shard_id: str, after: Position) -> set[Position]:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        with self._lock:
+            return {
+                position
+                for (position, kind), letter in self._letters.items()
+                if kind is Kind.EVENT and letter.shard_id == shard_id and position > after
+            }
+
+    def scan(self) -> Iterable[DeadLetter]:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        with self._lock:
+            return list(self._letters.values())

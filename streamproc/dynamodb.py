@@ -1,0 +1,44 @@
+"""What the DynamoDB adapters share: making a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError, WaiterError
+
+from streamproc.errors import TransientServiceError, code_of, translated
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+
+def create_table(client: DynamoDBClient, table: str, *, hash_key: str, range_key: str | None = None) -> None:
+    """Create an on-demand table with string keys where there is none, and wait until it can be used."""
+    names = [hash_key] if range_key is None else [hash_key, range_key]
+    schema: Any = [
+        {"AttributeName": name, "KeyType": kind} for name, kind in zip(names, ("HASH", "RANGE"), strict=False)
+    ]
+    with translated(f"looking for the table {table}"):
+        try:
+            client.describe_table(TableName=table)
+        except ClientError as error:
+            if code_of(error) != "ResourceNotFoundException":
+                raise
+        else:
+            return
+    with translated(f"creating the table {table}"):
+        try:
+            client.create_table(
+                TableName=table,
+                KeySchema=schema,
+                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in names],
+                BillingMode="PAY_PER_REQUEST",
+            )
+        except ClientError as error:
+            # Two workers start at once: the other one creates it.
+            if code_of(error) != "ResourceInUseException":
+                raise
+        try:
+            client.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        except WaiterError as error:
+            raise TransientServiceError(f"the table {table} was not ready after 60 s") from error

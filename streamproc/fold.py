@@ -1,0 +1,222 @@
+"""The states that a worker holds in memory, and the fold of a batch into them. No I/O: the worker does that.
+
+An *entry* is one key's live state beside the last *committed* one. A batch changes live states only, and
+:meth:`KeyStates.commit` makes them the committed ones once the batch is published. A committed state that the store
+does not have yet is *dirty*; dirty states are never evicted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from streamproc.errors import NewerState, SettingsError, StateTooLarge
+from streamproc.processor import Changed, KeyedProcessor, Received, Rejected
+from streamproc.record import BEGINNING, Position
+from streamproc.settings import WorkerSettings
+from streamproc.state import StoredState, fingerprint, is_remembered, remember, roll
+
+
+class _Entry:
+    """One key: the live state with its envelope, and what it was when the last batch was committed."""
+
+    __slots__ = ("committed", "events_folded", "ids_hash", "position", "state", "window")
+
+    def __init__(self, committed: StoredState | None, state: Any) -> None:
+        self.committed = committed
+        self.rewind(state)
+
+    def rewind(self, state: Any) -> None:
+        """Make the committed state the live one; ``state`` is it, decoded."""
+        self.state = state
+        if self.committed is None:
+            self.position, self.events_folded, self.ids_hash, self.window = BEGINNING, 0, 0, b""
+        else:
+            self.position = self.committed.position
+            self.events_folded = self.committed.events_folded
+            self.ids_hash = self.committed.ids_hash
+            self.window = self.committed.window
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """What became of the events of a batch."""
+
+    events_folded: int
+    #: In the state already, or a producer's duplicate.
+    events_skipped: int
+    rejected: list[Rejected]
+
+
+class KeyStates:
+    """The states of the keys of one shard."""
+
+    def __init__(self, processor: KeyedProcessor[Any, Any, Any], settings: WorkerSettings) -> None:
+        self._processor = processor
+        self._settings = settings
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._sealed: dict[str, StoredState] = {}
+        self._dirty: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def dirty_keys(self) -> int:
+        """How many committed states the store does not have yet."""
+        return len(self._dirty)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys that are not in memory."""
+        return [key for key in keys if key not in self._entries]
+
+    def admit(self, keys: Iterable[str], loaded: Mapping[str, StoredState]) -> None:
+        """Take the stored states of these keys into memory; a key without one starts anew.
+
+        Raises NewerState where a state was written by a newer fold.
+        """
+        for key in keys:
+            stored = loaded.get(key)
+            if stored is not None and stored.fold_version != self._processor.fold_version:
+                self._refuse(stored)
+            self._entries[key] = _Entry(stored, self._decoded(stored))
+
+    def _refuse(self, stored: StoredState) -> None:
+        ours = self._processor.fold_version
+        if stored.fold_version > ours:
+            raise NewerState(
+                f"the state of {stored.key!r} was written by fold version {stored.fold_version}, and this worker has"
+                f" {ours}: deploy the newer version here; an older one would undo its changes"
+            )
+        raise SettingsError(
+            f"the state of {stored.key!r} has fold version {stored.fold_version} and this worker {ours}, and no"
+            " migration is declared: run the new fold under a new application name, which rebuilds the states"
+        )
+
+    def _decoded(self, stored: StoredState | None) -> Any:
+        return self._processor.new_state() if stored is None else self._processor.decode_state(stored.state)
+
+    def fold(self, events: Mapping[str, Sequence[Received[Any]]]) -> Folded:
+        """Fold a batch, given by key, each key's events in log order. Every key must have been admitted.
+
+        Keys do not depend on each other, so their order does not matter. A key whose fold fails is folded again with
+        care: from the committed state, each event tried twice and left out where it fails twice.
+        """
+        folded = skipped = 0
+        rejected: list[Rejected] = []
+        for key, received in events.items():
+            entry = self._entries[key]
+            self._entries.move_to_end(key)
+            count = entry.events_folded
+            try:
+                for event, record in received:
+                    self._apply(entry, event, record.position)
+                if entry.events_folded > count:
+                    self._seal(key, entry)
+            except Exception:  # noqa: BLE001  # user code: found and named by the careful fold
+                rejected += self._fold_with_care(key, entry, received)
+            folded += entry.events_folded - count
+            skipped += len(received) - (entry.events_folded - count)
+        return Folded(folded, skipped - len(rejected), rejected)
+
+    def _apply(self, entry: _Entry, event: Any, position: Position) -> None:
+        if position <= entry.position:
+            return
+        processor = self._processor
+        event_id = fingerprint(processor.event_id(event))
+        if is_remembered(entry.window, event_id):
+            return
+        entry.state = processor.fold(entry.state, event)
+        entry.position = position
+        entry.events_folded += 1
+        entry.ids_hash = roll(entry.ids_hash, event_id)
+        entry.window = remember(entry.window, event_id, position)
+
+    def _fold_with_care(self, key: str, entry: _Entry, received: Sequence[Received[Any]]) -> list[Rejected]:
+        """Fold event by event. One that fails may have left the state half changed, so it is built again before it."""
+        self._sealed.pop(key, None)
+        entry.rewind(self._decoded(entry.committed))
+        count = entry.events_folded
+        accepted: list[Received[Any]] = []
+        rejected: list[Rejected] = []
+        for candidate in received:
+            for attempt in (1, 2):
+                try:
+                    self._apply(entry, candidate.event, candidate.record.position)
+                    if entry.events_folded > count:
+                        self._seal(key, entry)
+                except Exception as error:  # noqa: BLE001  # user code
+                    entry.rewind(self._decoded(entry.committed))
+                    for event, record in accepted:
+                        self._apply(entry, event, record.position)
+                    if attempt == 2:
+                        reason = str(error) if isinstance(error, StateTooLarge) else f"{type(error).__name__}: {error}"
+                        rejected.append(Rejected(candidate.record, f"fold failed: {reason}", None))
+                else:
+                    accepted.append(candidate)
+                    break
+        if entry.events_folded > count:
+            self._seal(key, entry)
+        return rejected
+
+    def _seal(self, key: str, entry: _Entry) -> None:
+        """Encode the live state. It is what will be committed, and shows now whether it is too large."""
+        state = self._processor.encode_state(entry.state)
+        if len(state) > self._settings.state_bytes_max:
+            raise StateTooLarge(
+                f"the state of {key!r} would have {len(state)} bytes, and state_bytes_max is"
+                f" {self._settings.state_bytes_max}"
+            )
+        self._sealed[key] = StoredState(
+            key,
+            entry.position,
+            entry.events_folded,
+            entry.ids_hash,
+            entry.window,
+            self._processor.fold_version,
+            state,
+        )
+
+    def changed(self) -> list[Changed[Any]]:
+        """The keys that the batch changed, with their live states."""
+        return [
+            Changed(key, self._entries[key].state, sealed.position, sealed.events_folded)
+            for key, sealed in self._sealed.items()
+        ]
+
+    def commit(self) -> list[StoredState]:
+        """Make the live states the committed ones; return those that the batch changed."""
+        committed = list(self._sealed.values())
+        for stored in committed:
+            self._entries[stored.key].committed = stored
+        self._dirty.update(self._sealed)
+        self._sealed.clear()
+        return committed
+
+    def dirty(self) -> list[StoredState]:
+        """The committed states that the store does not have yet."""
+        states = (self._entries[key].committed for key in self._dirty)
+        return [stored for stored in states if stored is not None]
+
+    def stored(self, states: Iterable[StoredState], superseded: set[str]) -> None:
+        """Note what the store answered. A key whose state was superseded leaves memory, to be loaded again.
+
+        A key is clean only where its committed state is still the one that was written.
+        """
+        for state in states:
+            if state.key in superseded:
+                self._dirty.discard(state.key)
+                self._entries.pop(state.key, None)
+            elif self._entries[state.key].committed is state:
+                self._dirty.discard(state.key)
+        self._evict()
+
+    def _evict(self) -> None:
+        surplus = len(self._entries) - self._settings.states_in_memory_max
+        if surplus <= 0:
+            return
+        clean = (key for key in self._entries if key not in self._dirty)
+        for key in [key for key, _ in zip(clean, range(surplus), strict=False)]:
+            del self._entries[key]

@@ -1,0 +1,17 @@
+"""What separates one application's rows from another's."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """An application on a stream. A stream made anew under the same name is another one, by its creation timestamp."""
+
+    application: str
+    stream: str
+    #: The stream's creation timestamp, whole seconds since the epoch.
+    stream_created_at: int
+
+    def __str__(self) -> str:
+        return f"{self.application}/{self.stream}@{self.stream_created_at}"

@@ -1,0 +1,148 @@
+"""What an application implements.
+
+:class:`KeyedProcessor` folds events into a state a key and emits outputs from the states that changed. The library
+loads the states, drops what they already contain, folds, emits, publishes, projects and checkpoints.
+:class:`Processor` is for those who need no state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from streamproc.errors import DecodeError
+from streamproc.record import Position, Record
+
+E = TypeVar("E")
+S = TypeVar("S")
+O = TypeVar("O")  # noqa: E741  # E, S, O: event, state, output, as in DESIGN.md
+
+
+class Received(NamedTuple, Generic[E]):
+    """An event with the record that carried it."""
+
+    event: E
+    record: Record
+
+
+class Changed(msgspec.Struct, Generic[S], frozen=True, gc=False):
+    """A key whose state changed in this batch."""
+
+    key: str
+    state: S
+    #: Position of the last event in the state.
+    position: Position
+    #: How many events the state holds.
+    events_folded: int
+
+
+class Processor(ABC, Generic[E, O]):
+    """An application without state: events in, outputs out.
+
+    Every method but ``encode`` must be a pure function of its arguments: a batch that is replayed after a crash may be
+    cut elsewhere, and its outputs are published again.
+    """
+
+    @abstractmethod
+    def decode(self, data: bytes) -> E:
+        """The event in a record's data. Raises DecodeError with the field's name; the record is then dead-lettered."""
+
+    @abstractmethod
+    def process(self, batch: Sequence[Received[E]]) -> Sequence[O]:
+        """The outputs of these events, in any number."""
+
+    @abstractmethod
+    def encode(self, output: O) -> bytes:
+        """An output as the sink writes it: one line of JSON, without the newline."""
+
+
+class KeyedProcessor(ABC, Generic[E, S, O]):
+    """An application with a state a key.
+
+    The key of an event must be the partition key of its record: that is what makes a key's positions grow, and a record
+    where it is not is dead-lettered. ``fold`` must depend on its arguments alone, and on no clock but the events' own:
+    the state is what one fold of the key's log gives, whoever computes it and however often.
+    """
+
+    #: Grows when ``fold`` changes what a state means. States carry it; a newer one is never written by an older worker.
+    fold_version: ClassVar[int] = 1
+
+    @abstractmethod
+    def decode(self, data: bytes) -> E:
+        """The event in a record's data. Raises DecodeError with the field's name; the record is then dead-lettered."""
+
+    @abstractmethod
+    def key(self, event: E) -> str:
+        """The state key of an event."""
+
+    @abstractmethod
+    def event_id(self, event: E) -> bytes:
+        """What identifies the event, made by its producer: the same in every copy of it, in no other event."""
+
+    @abstractmethod
+    def event_time(self, event: E) -> float:
+        """When it happened, seconds since the epoch."""
+
+    @abstractmethod
+    def new_state(self) -> S:
+        """The state of a key without events."""
+
+    @abstractmethod
+    def fold(self, state: S, event: E) -> S:
+        """The state with the event in it.
+
+        May change ``state`` in place and return it: the library keeps the last committed one apart. An error that comes
+        twice dead-letters the event, and the fold goes on without it.
+        """
+
+    @abstractmethod
+    def emit(self, changed: Sequence[Changed[S]]) -> Sequence[O | None]:
+        """One output, or None, for each changed key, in the same order: all keys that a batch touched, at once.
+
+        Must not change the states. An error that stays dead-letters the emission of the keys that cause it, found by
+        bisection; their states stand.
+        """
+
+    @abstractmethod
+    def encode(self, output: O) -> bytes:
+        """An output as the sink writes it: one line of JSON, without the newline."""
+
+    @abstractmethod
+    def encode_state(self, state: S) -> bytes:
+        """A state as it is stored."""
+
+    @abstractmethod
+    def decode_state(self, data: bytes) -> S:
+        """Read what ``encode_state`` wrote, for this ``fold_version``."""
+
+
+AnyProcessor = Processor[Any, Any] | KeyedProcessor[Any, Any, Any]
+
+
+class Rejected(msgspec.Struct, frozen=True, gc=False):
+    """What becomes of a record that cannot be used: a reason, and the field where it is one field's fault."""
+
+    record: Record
+    reason: str
+    field: str | None
+
+
+def decode_all(processor: AnyProcessor, records: Sequence[Record]) -> tuple[list[Received[Any]], list[Rejected]]:
+    """Decode a batch: the events in log order, and the records that are rejected.
+
+    Any error of ``decode`` rejects the record: it comes from the data, and the same data fails again.
+    """
+    decode = processor.decode
+    events: list[Received[Any]] = []
+    rejected: list[Rejected] = []
+    for record in records:
+        try:
+            events.append(Received(decode(record.data), record))
+        except DecodeError as error:
+            rejected.append(Rejected(record, error.reason, error.field))
+        except Exception as error:  # noqa: BLE001  # user code: whatever it raises must not stop the shard
+            rejected.append(Rejected(record, f"decode failed: {type(error).__name__}: {error}", None))
+    return events, rejected

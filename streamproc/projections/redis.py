@@ -1,0 +1,80 @@
+"""The projection in Redis: one hash a key, written by a script that refuses what is earlier than what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from streamproc.errors import ServiceUnreachable, SettingsError
+from streamproc.state import StoredState, decode_stored, encode_stored
+
+if TYPE_CHECKING:
+    from streamproc.namespace import Namespace
+
+#: Keys a script call takes: enough to make the round trip cheap, few enough to let other clients in between.
+KEYS_PER_CALL = 250
+
+# The fence: positions are text that sorts as they do. An equal one is our own repeated request.
+_PROJECT = """
+local refused = 0
+for i, key in ipairs(KEYS) do
+  local projected = redis.call('HGET', key, 'position')
+  if projected and projected > ARGV[2 * i - 1] then
+    refused = refused + 1
+  else
+    redis.call('HSET', key, 'position', ARGV[2 * i - 1], 'body', ARGV[2 * i])
+  end
+end
+return refused
+"""
+
+
+class RedisProjection:
+    """Hashes ``<application>/<stream>@<its creation>:<key>`` with the fields ``position`` and ``body``, the envelope.
+
+    Every error of Redis is one that passes: the projection is a copy, and its loss must not stop the stream.
+    """
+
+    def __init__(self, namespace: Namespace, *, url: str) -> None:
+        self._prefix = f"{namespace}:"
+        try:
+            # No retries and short waits: the worker goes on without Redis and comes back to it.
+            self._redis = redis.Redis.from_url(
+                url, socket_timeout=2.0, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0), decode_responses=False
+            )
+        except ValueError as error:
+            raise SettingsError(f"the Redis URL {url!r} cannot be used: {error}") from error
+        self._script = self._redis.register_script(_PROJECT)
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except redis.RedisError as error:
+            raise ServiceUnreachable(f"Redis: {error}") from error
+
+    def project(self, states: Sequence[StoredState]) -> int:
+        """See :class:`streamproc.projection.Projection`."""
+        refused = 0
+        with self._reaching():
+            for start in range(0, len(states), KEYS_PER_CALL):
+                chunk = states[start : start + KEYS_PER_CALL]
+                arguments: list[str | bytes] = []
+                for stored in chunk:
+                    arguments += (stored.position.sortable(), encode_stored(stored))
+                refused += cast(int, self._script(keys=[self._prefix + stored.key for stored in chunk], args=arguments))
+        return refused
+
+    def read(self, keys: Sequence[str]) -> dict[str, StoredState]:
+        """See :class:`streamproc.projection.Projection`."""
+        with self._reaching():
+            pipeline = self._redis.pipeline(transaction=False)
+            for key in keys:
+                pipeline.hget(self._prefix + key, "body")
+            bodies: list[Any] = pipeline.execute()
+        return {key: decode_stored(body) for key, body in zip(keys, bodies, strict=True) if body is not None}

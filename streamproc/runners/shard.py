@@ -1,0 +1,147 @@
+"""One shard in the local runner: a thread that reads, processes and checkpoints it."""
+
+from __future__ import annotations
+
+import threading
+
+from streamproc.clock import Clock, backoff
+from streamproc.errors import LeasesHeldElsewhere, ServiceUnreachable, is_transient
+from streamproc.lease import LATEST, SHARD_END, TRIM_HORIZON, Lease
+from streamproc.record import Position, shard_number_of
+from streamproc.runners.held import HeldLease
+from streamproc.runners.reader import ShardReader
+from streamproc.telemetry import Checkpointed, LeaseLost, Retried, ShardEnded, Telemetry
+from streamproc.worker import ShardWorker, WorkerAborted
+
+
+class ShardConsumer(threading.Thread):
+    """Read, process, checkpoint when it is due; until told to leave, the shard's end, a lost lease or an error.
+
+    ``leave`` ends it after the batch in hand, with a checkpoint and the lease released. A lost lease ends it at once
+    and nothing more is written. ``failure`` is what ended it otherwise; the runner raises it.
+    """
+
+    def __init__(
+        self,
+        held: HeldLease,
+        reader: ShardReader,
+        worker: ShardWorker,
+        *,
+        poll_seconds: float,
+        clock: Clock,
+        telemetry: Telemetry,
+        leave: threading.Event,
+        ended: threading.Event,
+    ) -> None:
+        super().__init__(name=worker.shard_id, daemon=True)
+        self.held = held
+        self.failure: Exception | None = None
+        self._shard_id = worker.shard_id
+        self._reader = reader
+        self._worker = worker
+        self._poll_seconds = poll_seconds
+        self._clock = clock
+        self._telemetry = telemetry
+        self._leave = leave
+        self._ended = ended
+
+    def run(self) -> None:
+        """See the class."""
+        try:
+            self._worker.start(_position(self.held.lease))
+            self._reader.seek(self.held.lease, self._clock.time())
+            if self._consume():
+                return
+            self._checkpoint()
+            self.held.release()
+        except WorkerAborted as error:
+            self._report_loss(error)
+        except Exception as error:  # noqa: BLE001  # raised again by the runner, in the main thread
+            self.failure = error
+
+    def _consume(self) -> bool:
+        """Read and process. True once the shard ended, False when told to leave."""
+        waits = backoff(base=self._poll_seconds)
+        attempt = 0
+        while not self._leave.is_set():
+            started = self._clock.monotonic()
+            try:
+                batch = self._reader.read()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                attempt += 1
+                wait = next(waits)
+                self._telemetry.emit(
+                    Retried(what=f"reading {self._shard_id}", error=str(error), attempt=attempt, wait_seconds=wait)
+                )
+                self._pause(wait)
+                continue
+            if attempt:
+                attempt, waits = 0, backoff(base=self._poll_seconds)
+            if batch is None:
+                self._checkpoint(ended=True)
+                self._telemetry.emit(ShardEnded(shard_id=self._shard_id))
+                self._ended.set()
+                return True
+            self._worker.process(batch)
+            if self._worker.checkpoint_due():
+                self._checkpoint()
+            if self.held.lost.is_set():
+                raise WorkerAborted(f"the lease of {self._shard_id} was taken")
+            self._pause(started + self._poll_seconds - self._clock.monotonic())
+        return False
+
+    def _pause(self, seconds: float) -> None:
+        if seconds > 0:
+            self._clock.wait(seconds, self._leave)
+
+    def _checkpoint(self, *, ended: bool = False) -> None:
+        """Make the states durable, and only then move the lease's checkpoint."""
+        started = self._clock.monotonic()
+        durable = self._worker.make_durable()
+        if durable is None and not ended:
+            return
+        position, written = durable if durable is not None else (None, 0)
+        for wait in backoff():
+            try:
+                if ended or position is None:
+                    held = self.held.checkpoint(SHARD_END, 0)
+                else:
+                    held = self.held.checkpoint(str(position.sequence_number), position.sub_sequence_number)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._telemetry.emit(
+                    Retried(what=f"checkpointing {self._shard_id}", error=str(error), attempt=1, wait_seconds=wait)
+                )
+                self._clock.wait(wait, self.held.lost)
+                continue
+            if not held:
+                raise WorkerAborted(f"the lease of {self._shard_id} was taken")
+            break
+        self._telemetry.emit(
+            Checkpointed(
+                shard_id=self._shard_id,
+                position=SHARD_END if ended else str(position),
+                states_written=written,
+                seconds=self._clock.monotonic() - started,
+            )
+        )
+
+    def _report_loss(self, aborted: WorkerAborted) -> None:
+        if self.held.taken_by is None:
+            self.failure = ServiceUnreachable(
+                f"{aborted}: stopped without a last checkpoint; what came after the one before is replayed at the start"
+            )
+            return
+        self._telemetry.emit(LeaseLost(shard_id=self._shard_id, owner=self.held.taken_by))
+        self.failure = LeasesHeldElsewhere(
+            f"the lease of {self._shard_id} was taken by {self.held.taken_by}: this worker stops, and nothing is lost"
+        )
+
+
+def _position(lease: Lease) -> Position | None:
+    if lease.checkpoint in (TRIM_HORIZON, LATEST):
+        return None
+    return Position(shard_number_of(lease.shard_id), int(lease.checkpoint), lease.checkpoint_sub_sequence_number)

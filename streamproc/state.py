@@ -1,0 +1,149 @@
+"""The port for durable states, and the envelope in which the library keeps an application's state.
+
+A state's position is what makes applying a log twice harmless: an event at or below it is in the state already. The
+envelope also carries what proves it: how many events were folded, a rolling hash over their ids in order, and a bounded
+window of the last ids, by which a producer's duplicate (the same event at another position) is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from streamproc.record import Position
+
+#: How many of a key's last events are remembered to drop a producer's duplicates. A producer sends at most so many
+#: events of a key before the first of them is acknowledged, so a lost reply repeats no event that left the window.
+DUPLICATE_WINDOW_EVENTS = 64
+_ID_BYTES = 8
+_POSITION_BYTES = 4
+_ENTRY_BYTES = _ID_BYTES + _POSITION_BYTES
+_WINDOW_BYTES_MAX = DUPLICATE_WINDOW_EVENTS * _ENTRY_BYTES
+_HASH_MASK = (1 << 64) - 1
+# Odd, so that no id is ever shifted out of the hash; the multiplier of Knuth's MMIX generator.
+_HASH_MULTIPLIER = 6364136223846793005
+
+
+class StoredState(msgspec.Struct, frozen=True, gc=False):
+    """A key's state as it is written to DynamoDB and Redis."""
+
+    key: str
+    #: The last event in the state.
+    position: Position
+    events_folded: int
+    #: Rolling hash over the ids of the folded events, in their order; see :func:`roll`.
+    ids_hash: int
+    #: The last event ids, each with the position it was first seen at; see :func:`remember`.
+    window: bytes
+    fold_version: int
+    #: The application's own encoding.
+    state: bytes
+
+
+class _Wire(msgspec.Struct, array_like=True, gc=False):
+    # msgpack's integers end at 64 bits and a sequence number has about 186, so the position travels as text.
+    key: str
+    position: str
+    events_folded: int
+    ids_hash: int
+    window: bytes
+    fold_version: int
+    state: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Wire)
+
+
+def encode_stored(stored: StoredState) -> bytes:
+    """The envelope as msgpack."""
+    return _encoder.encode(
+        _Wire(
+            stored.key,
+            stored.position.sortable(),
+            stored.events_folded,
+            stored.ids_hash,
+            stored.window,
+            stored.fold_version,
+            stored.state,
+        )
+    )
+
+
+def decode_stored(data: bytes) -> StoredState:
+    """Read what :func:`encode_stored` wrote. Raises msgspec.DecodeError for anything else."""
+    wire = _decoder.decode(data)
+    return StoredState(
+        wire.key,
+        Position.parse(wire.position),
+        wire.events_folded,
+        wire.ids_hash,
+        wire.window,
+        wire.fold_version,
+        wire.state,
+    )
+
+
+def fingerprint(event_id: bytes) -> bytes:
+    """Eight bytes that stand for an event id. Two of 10^9 events collide within one window with p < 10^-8."""
+    return hashlib.blake2b(event_id, digest_size=_ID_BYTES).digest()
+
+
+def roll(ids_hash: int, id_fingerprint: bytes) -> int:
+    """The rolling hash with one more event id: h * m + id, modulo 2^64. It tells the ids and their order."""
+    return (ids_hash * _HASH_MULTIPLIER + int.from_bytes(id_fingerprint, "little")) & _HASH_MASK
+
+
+def is_remembered(window: bytes, id_fingerprint: bytes) -> bool:
+    """Whether the window holds this id."""
+    at = window.find(id_fingerprint)
+    while at >= 0:
+        if at % _ENTRY_BYTES == 0:
+            return True
+        at = window.find(id_fingerprint, at + 1)
+    return False
+
+
+def remember(window: bytes, id_fingerprint: bytes, position: Position) -> bytes:
+    """The window with this id, first seen at this position, and without the oldest one where it is full."""
+    seen_at = hashlib.blake2b(position.sortable().encode(), digest_size=_POSITION_BYTES).digest()
+    return (window + id_fingerprint + seen_at)[-_WINDOW_BYTES_MAX:]
+
+
+class StateStore(Protocol):
+    """Where states are durable: the truth after the worker's own memory.
+
+    A store is bound to one namespace. Its methods raise errors for which ``is_transient`` decides whether to try again;
+    a write that lost its race is a value.
+    """
+
+    def prepare(self) -> None:
+        """Create what is needed where there is none."""
+        ...
+
+    def load(self, keys: Sequence[str]) -> dict[str, StoredState]:
+        """The stored states of these keys, read strongly consistent; keys without one are left out."""
+        ...
+
+    def store(self, states: Sequence[StoredState]) -> set[str]:
+        """Write each state unless the stored one is later; return the keys where it is (*superseded*).
+
+        Every other state is durable on return. The same state may be written again, and a late request that arrives
+        after a later one changes nothing. Raises NewerState where a stored state has a newer fold version.
+        """
+        ...
+
+    def claim_stream(self, created_at: str) -> str:
+        """Note which stream these states are of, once; return what is noted.
+
+        ``created_at`` is the stream's creation timestamp. A different one in return means that the stream was deleted
+        and made again.
+        """
+        ...
+
+    def scan(self) -> Iterable[StoredState]:
+        """Every state of the namespace, in no order."""
+        ...

@@ -1,0 +1,431 @@
+"""One shard's worker: the commit protocol. It knows no runner, no lease and no AWS.
+
+For each batch, in this order:
+
+1. decode; a record that cannot be decoded is rejected
+2. load the states of the keys in it: memory, else the store
+3. skip what a state already contains: position at or below the state's, or an event id in its window
+4. fold the rest; make the rejected records durable as dead letters; emit once for all keys that changed; publish and
+   wait until every output is acknowledged, sending again only what failed
+5. project the states for readers; where the projection is away, go on and catch up later
+6. when a checkpoint is due: write the dirty states to the store; only then may the runner move the lease's checkpoint
+
+**Nothing advances on a failure.** What passes is tried again, with backoff, while reading stands still. What does not
+pass ends the worker with the error, and the next one starts from the checkpoint. The *abort* event ends every wait: the
+lease is lost, or the deadline for a shutdown has passed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, TypeVar
+
+import msgspec
+
+from streamproc.clock import Clock, backoff
+from streamproc.deadletter import DeadLetter, DeadLetterStore, Kind
+from streamproc.errors import StreamprocError, is_transient
+from streamproc.fold import KeyStates
+from streamproc.processor import AnyProcessor, Changed, KeyedProcessor, Processor, Received, Rejected, decode_all
+from streamproc.projection import Projection
+from streamproc.record import Batch, Position, Record, shard_number_of
+from streamproc.settings import WorkerSettings
+from streamproc.shardmap import HashRange, hash_key_of
+from streamproc.sink import Delivery, Sink
+from streamproc.state import StateStore, StoredState
+from streamproc.telemetry import (
+    BatchCommitted,
+    DeadLettered,
+    ProjectionCaughtUp,
+    ProjectionUnavailable,
+    Retried,
+    StateSuperseded,
+    Telemetry,
+)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class WorkerAborted(StreamprocError):
+    """The worker was told to give up while it waited for a service. Nothing of the batch is kept; it is replayed."""
+
+
+class Ports(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker writes to. One set serves all shards of a process."""
+
+    states: StateStore
+    deadletters: DeadLetterStore
+    sink: Sink | None = None
+    projection: Projection | None = None
+
+
+class ShardWorker:
+    """Processes the batches of one shard. Not thread-safe: one thread feeds one worker.
+
+    A runner calls :meth:`start` with the lease's checkpoint, :meth:`process` for every read (an empty one too: it lets
+    the projection catch up), and, when :meth:`checkpoint_due`, :meth:`make_durable`, whose return value is the position
+    that the lease may be moved to.
+    """
+
+    def __init__(
+        self,
+        *,
+        shard_id: str,
+        hash_range: HashRange,
+        processor: AnyProcessor,
+        ports: Ports,
+        settings: WorkerSettings,
+        clock: Clock,
+        telemetry: Telemetry,
+        abort: threading.Event,
+    ) -> None:
+        self.shard_id = shard_id
+        self._hash_range = hash_range
+        self._processor = processor
+        self._keyed = _Keyed(processor, settings, hash_range) if isinstance(processor, KeyedProcessor) else None
+        self._ports = ports
+        self._settings = settings
+        self._clock = clock
+        self._telemetry = telemetry
+        self._abort = abort
+        # Before the first record of this shard, whatever its first sequence number is.
+        self._done = Position(shard_number_of(shard_id), -1, -1)
+        self._durable = self._done
+        self._durable_at = clock.monotonic()
+        self._dead_letters_ahead: set[Position] = set()
+        self._projection = _LateProjection(shard_id, ports.projection, clock, telemetry) if ports.projection else None
+
+    def start(self, checkpoint: Position | None) -> None:
+        """Begin after this position (None: at the shard's first record). Reads the dead letters beyond it.
+
+        An event that was dead-lettered before a crash must not be folded by the replay, even where it now could be:
+        later states already passed it.
+        """
+        if checkpoint is not None:
+            self._done = self._durable = checkpoint
+        self._dead_letters_ahead = self._retrying(
+            "reading dead letters", lambda: self._ports.deadletters.event_positions_after(self.shard_id, self._done)
+        )
+
+    def process(self, batch: Batch) -> None:
+        """Take one batch through steps 1 to 5.
+
+        Raises WorkerAborted, or an error that does not pass. Afterwards the worker must not be used again.
+        """
+        started = perf_counter()
+        steps = _Steps()
+        records = self._new(batch.records)
+        if not records:
+            if self._projection is not None:
+                self._projection.project([])
+            return
+        events, rejected = decode_all(self._processor, records)
+        steps.end("decode")
+        if self._keyed is None:
+            folded, skipped, outputs = self._process_stateless(events, rejected, steps)
+        else:
+            folded, skipped, outputs = self._process_keyed(self._keyed, events, rejected, steps)
+        self._done = records[-1].position
+        self._telemetry.emit(
+            BatchCommitted(
+                shard_id=self.shard_id,
+                records=len(records),
+                events_folded=folded,
+                events_skipped=skipped,
+                outputs=outputs,
+                batch_seconds=perf_counter() - started,
+                step_seconds=steps.seconds,
+                millis_behind_latest=batch.millis_behind_latest,
+            )
+        )
+
+    def _new(self, records: list[Record]) -> list[Record]:
+        """The records beyond what is done. An iterator opened at the checkpoint's record returns that one again."""
+        done, ahead = self._done, self._dead_letters_ahead
+        if records and records[0].position <= done:
+            records = [record for record in records if record.position > done]
+        if ahead:
+            records = [record for record in records if record.position not in ahead]
+        return records
+
+    def _process_stateless(
+        self, events: list[Received[Any]], rejected: list[Rejected], steps: _Steps
+    ) -> tuple[int, int, int]:
+        processor = self._processor
+        assert isinstance(processor, Processor)  # noqa: S101  # narrows the union for mypy
+
+        def attempt(part: Sequence[Received[Any]]) -> list[tuple[Record, bytes]]:
+            # An output has no key here; the last event of the part that gave it names it.
+            return [(part[-1].record, processor.encode(output)) for output in processor.process(part)]
+
+        outputs, failed = self._bisected("processing", events, attempt)
+        steps.end("emit")
+        self._write_rejected(rejected + [Rejected(item.record, f"process failed: {why}", None) for item, why in failed])
+        refused = self._publish([output for _, output in outputs])
+        self._write_letters(
+            [
+                self._letter(outputs[index][0], Kind.EMISSION, f"refused: {why}", outputs[index][1])
+                for index, why in refused
+            ]
+        )
+        steps.end("publish")
+        return len(events) - len(failed), 0, len(outputs) - len(refused)
+
+    def _process_keyed(
+        self, keyed: _Keyed, events: list[Received[Any]], rejected: list[Rejected], steps: _Steps
+    ) -> tuple[int, int, int]:
+        by_key = keyed.admissible(events, rejected)
+        missing = keyed.states.missing(by_key)
+        if missing:
+            loaded = self._retrying("loading states", lambda: self._ports.states.load(missing))
+            keyed.states.admit(missing, loaded)
+        steps.end("load")
+        folded = keyed.states.fold(by_key)
+        self._write_rejected(rejected + folded.rejected)
+        steps.end("fold")
+        processor = keyed.processor
+
+        def attempt(part: Sequence[Changed[Any]]) -> list[tuple[Changed[Any], bytes]]:
+            outputs = processor.emit(part)
+            if len(outputs) != len(part):
+                raise ValueError(f"emit returned {len(outputs)} outputs for {len(part)} changed keys")
+            encode = processor.encode
+            return [(item, encode(output)) for item, output in zip(part, outputs, strict=True) if output is not None]
+
+        emissions, failed = self._bisected("emitting", keyed.states.changed(), attempt)
+        steps.end("emit")
+        refused = self._publish([output for _, output in emissions])
+        self._write_letters(
+            [self._emission_letter(item, f"emit failed: {why}", b"") for item, why in failed]
+            + [
+                self._emission_letter(emissions[index][0], f"refused: {why}", emissions[index][1])
+                for index, why in refused
+            ]
+        )
+        steps.end("publish")
+        committed = keyed.states.commit()
+        if self._projection is not None:
+            self._projection.project(committed)
+        steps.end("project")
+        return folded.events_folded, folded.events_skipped, len(emissions) - len(refused)
+
+    def _bisected(
+        self, what: str, items: Sequence[T], attempt: Callable[[Sequence[T]], list[R]]
+    ) -> tuple[list[R], list[tuple[T, str]]]:
+        """Run user code on all items at once; where it fails, halve until the items that cause it stand alone."""
+        if not items:
+            return [], []
+        try:
+            return self._retrying(what, lambda: attempt(items)), []
+        except WorkerAborted:
+            raise
+        except Exception as error:  # noqa: BLE001  # user code
+            if len(items) == 1:
+                return [], [(items[0], f"{type(error).__name__}: {error}")]
+        middle = len(items) // 2
+        left, right = (self._bisected(what, part, attempt) for part in (items[:middle], items[middle:]))
+        return left[0] + right[0], left[1] + right[1]
+
+    def _publish(self, outputs: Sequence[bytes]) -> list[tuple[int, str]]:
+        """Publish until every output is acknowledged or refused for good; return the refused ones."""
+        sink = self._ports.sink
+        if sink is None or not outputs:
+            return []
+        refused: list[tuple[int, str]] = []
+        pending = list(range(len(outputs)))
+        waits = backoff()
+        attempt = 0
+        while pending:
+            attempt += 1
+
+            def send(indices: list[int] = pending) -> Delivery:
+                return sink.publish([outputs[index] for index in indices])
+
+            delivery = self._retrying("publishing", send)
+            refused += [(pending[index], reason) for index, reason in delivery.refused]
+            pending = [pending[index] for index in delivery.pending]
+            if pending:
+                self._wait(f"publishing {len(pending)} outputs again", delivery.error, attempt, next(waits))
+        return refused
+
+    def checkpoint_due(self) -> bool:
+        """Whether something is done that is not durable, and it is time (or there is enough) to make it so."""
+        if self._done <= self._durable:
+            return False
+        dirty = self._keyed.states.dirty_keys if self._keyed else 0
+        waited = self._clock.monotonic() - self._durable_at
+        return dirty >= self._settings.dirty_keys_max or waited >= self._settings.checkpoint_seconds
+
+    def make_durable(self) -> tuple[Position, int] | None:
+        """Step 6: write the dirty states. Returns the position the lease may move to, and how many states were written.
+
+        None where nothing was done since the last time. The order matters: a lease ahead of a state would lose the
+        events between them at the next start.
+        """
+        if self._done <= self._durable:
+            return None
+        done = self._done
+        written = self._write_states(self._keyed.states) if self._keyed else 0
+        self._durable, self._durable_at = done, self._clock.monotonic()
+        self._dead_letters_ahead = {position for position in self._dead_letters_ahead if position > done}
+        return done, written
+
+    def _write_states(self, states: KeyStates) -> int:
+        dirty = states.dirty()
+        if not dirty:
+            return 0
+        superseded = self._retrying("writing states", lambda: self._ports.states.store(dirty))
+        states.stored(dirty, superseded)
+        if superseded:
+            # Another worker was on this shard and is ahead; it folded the same log. Its state is loaded again.
+            self._telemetry.emit(StateSuperseded(shard_id=self.shard_id, keys=len(superseded)))
+        return len(dirty) - len(superseded)
+
+    def _write_rejected(self, rejected: list[Rejected]) -> None:
+        self._write_letters(
+            [self._letter(item.record, Kind.EVENT, item.reason, item.record.data, item.field) for item in rejected]
+        )
+
+    def _letter(self, record: Record, kind: Kind, reason: str, data: bytes, field: str | None = None) -> DeadLetter:
+        return DeadLetter(
+            shard_id=self.shard_id,
+            position=record.position,
+            kind=kind,
+            reason=reason,
+            field=field,
+            partition_key=record.partition_key,
+            data=data,
+            arrived_at=record.arrived_at,
+        )
+
+    def _emission_letter(self, changed: Changed[Any], reason: str, output: bytes) -> DeadLetter:
+        record = Record(output, changed.key, changed.position, self._clock.time())
+        return self._letter(record, Kind.EMISSION, reason, output)
+
+    def _write_letters(self, letters: list[DeadLetter]) -> None:
+        if not letters:
+            return
+        self._retrying("writing dead letters", lambda: self._ports.deadletters.write(letters))
+        for letter in letters:
+            self._telemetry.emit(
+                DeadLettered(
+                    shard_id=self.shard_id, position=str(letter.position), kind=letter.kind, reason=letter.reason
+                )
+            )
+
+    def _retrying(self, what: str, call: Callable[[], T]) -> T:
+        """Call until it succeeds, as long as its errors pass. Raises WorkerAborted, or the error that does not pass."""
+        for attempt, wait in enumerate(backoff(), 1):
+            try:
+                return call()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._wait(what, str(error), attempt, wait)
+        raise AssertionError("backoff() has no end")
+
+    def _wait(self, what: str, error: str, attempt: int, seconds: float) -> None:
+        self._telemetry.emit(
+            Retried(what=f"{what} ({self.shard_id})", error=error, attempt=attempt, wait_seconds=seconds)
+        )
+        if self._clock.wait(seconds, self._abort):
+            raise WorkerAborted(f"{what} on {self.shard_id} was given up: {error}")
+
+
+class _Keyed:
+    """What a worker has for a keyed processor: its states, and the rules for which events they take."""
+
+    def __init__(
+        self, processor: KeyedProcessor[Any, Any, Any], settings: WorkerSettings, hash_range: HashRange
+    ) -> None:
+        self.processor = processor
+        self.states = KeyStates(processor, settings)
+        self._settings = settings
+        self._hash_range = hash_range
+
+    def admissible(self, events: Sequence[Received[Any]], rejected: list[Rejected]) -> dict[str, list[Received[Any]]]:
+        """The events by key, in log order; adds to ``rejected`` those whose position could not be trusted.
+
+        Positions grow within a key only if the key is the record's partition key and hashes into this shard.
+        """
+        key_of, time_of = self.processor.key, self.processor.event_time
+        ahead_seconds_max = self._settings.ahead_seconds_max
+        by_key: dict[str, list[Received[Any]]] = {}
+        for received in events:
+            event, record = received
+            try:
+                key, ahead_seconds = key_of(event), time_of(event) - record.arrived_at
+            except Exception as error:  # noqa: BLE001  # user code
+                rejected.append(Rejected(record, f"no key or time: {type(error).__name__}: {error}", None))
+                continue
+            if key != record.partition_key:
+                reason = f"the partition key {record.partition_key!r} is not the state key {key!r}"
+                rejected.append(Rejected(record, reason, "partition_key"))
+            elif ahead_seconds > ahead_seconds_max:
+                reason = f"dated {ahead_seconds:.0f} s after its arrival; ahead_seconds_max is {ahead_seconds_max:.0f}"
+                rejected.append(Rejected(record, reason, "ts"))
+            elif key in by_key:
+                by_key[key].append(received)
+            else:
+                by_key[key] = [received]
+        for key in self.states.missing(by_key):
+            if not self._hash_range.contains(hash_key_of(key)):
+                for received in by_key.pop(key):
+                    reason = f"the partition key does not hash into this shard ({self._hash_range})"
+                    rejected.append(Rejected(received.record, reason, "partition_key"))
+        return by_key
+
+
+class _LateProjection:
+    """A projection that may be away: what could not be projected waits, the latest state of each key."""
+
+    def __init__(self, shard_id: str, projection: Projection, clock: Clock, telemetry: Telemetry) -> None:
+        self._shard_id = shard_id
+        self._projection = projection
+        self._clock = clock
+        self._telemetry = telemetry
+        self._waiting: dict[str, StoredState] = {}
+        self._waits = backoff(cap=5.0)
+        self._try_again_at: float | None = None
+
+    def project(self, states: Sequence[StoredState]) -> None:
+        """Project these and what waits, unless the projection failed a moment ago. Never raises what passes."""
+        away = self._try_again_at is not None
+        if away or self._waiting:
+            self._waiting.update({stored.key: stored for stored in states})
+            states = list(self._waiting.values())
+        if not states or (self._try_again_at is not None and self._clock.monotonic() < self._try_again_at):
+            return
+        try:
+            self._projection.project(states)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            self._waiting.update({stored.key: stored for stored in states})
+            self._try_again_at = self._clock.monotonic() + next(self._waits)
+            if not away:
+                self._telemetry.emit(
+                    ProjectionUnavailable(shard_id=self._shard_id, error=str(error), keys_waiting=len(self._waiting))
+                )
+            return
+        self._waiting.clear()
+        if away:
+            self._try_again_at, self._waits = None, backoff(cap=5.0)
+            self._telemetry.emit(ProjectionCaughtUp(shard_id=self._shard_id, keys=len(states)))
+
+
+class _Steps:
+    """Seconds by step of one batch."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def end(self, step: str) -> None:
+        """Note that a step ended now."""
+        now = perf_counter()
+        self.seconds[step] = now - self._last
+        self._last = now
