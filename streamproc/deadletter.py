@@ -40,6 +40,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetterStore(Protocol):
     """Where dead letters are kept. Bound to one namespace."""
 
+    def check(self) -> str:
+        """One cheap call that shows whether the service can be used; returns a detail for a person, or raises."""
+        ...
+
     def prepare(self) -> None:
         """Create what is needed where there is none."""
         ...

@@ -1,4 +1,4 @@
-"""What the DynamoDB adapters share: making a table."""
+"""What the DynamoDB adapters share: looking for a table and making it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from streamproc.errors import TransientServiceError, code_of, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+
+def describe_table(client: DynamoDBClient, table: str) -> str:
+    """A detail for a person: the table with its status, or that it will be made."""
+    with translated(f"looking for the table {table}"):
+        try:
+            status = client.describe_table(TableName=table)["Table"]["TableStatus"]
+        except ClientError as error:
+            if code_of(error) != "ResourceNotFoundException":
+                raise
+            return f"table {table} (is made by the first run)"
+    return f"table {table} ({status})"
 
 
 def create_table(client: DynamoDBClient, table: str, *, hash_key: str, range_key: str | None = None) -> None:

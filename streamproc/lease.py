@@ -40,6 +40,10 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 class LeaseStore(Protocol):
     """The lease table of one application. A lost race is None, not an error."""
 
+    def check(self) -> str:
+        """One cheap call that shows whether the service can be used; returns a detail for a person, or raises."""
+        ...
+
     def prepare(self) -> None:
         """Create the table where there is none."""
         ...

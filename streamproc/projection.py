@@ -11,6 +11,10 @@ from streamproc.state import StoredState
 class Projection(Protocol):
     """A copy that may be wiped, go back in time or be away: nothing is lost, and readers fall back to the store."""
 
+    def check(self) -> str:
+        """One cheap call that shows whether the service can be used; returns a detail for a person, or raises."""
+        ...
+
     def project(self, states: Sequence[StoredState]) -> int:
         """Write each state unless the projected one is later; return for how many it is.
 

@@ -22,6 +22,10 @@ class Delivery(msgspec.Struct, frozen=True):
 class Sink(Protocol):
     """At-least-once delivery of outputs; a replay publishes some again, under the same id."""
 
+    def check(self) -> str:
+        """One cheap call that shows whether the service can be used; returns a detail for a person, or raises."""
+        ...
+
     def publish(self, outputs: Sequence[bytes]) -> Delivery:
         """Send each output once and wait for the acknowledgements.
 

@@ -120,6 +120,10 @@ class StateStore(Protocol):
     a write that lost its race is a value.
     """
 
+    def check(self) -> str:
+        """One cheap call that shows whether the service can be used; returns a detail for a person, or raises."""
+        ...
+
     def prepare(self) -> None:
         """Create what is needed where there is none."""
         ...

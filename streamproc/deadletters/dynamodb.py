@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from streamproc.aws import aws_client
 from streamproc.deadletter import DeadLetter, Kind
-from streamproc.dynamodb import create_table
+from streamproc.dynamodb import create_table, describe_table
 from streamproc.errors import code_of, translated
 from streamproc.record import Position
 
@@ -46,6 +46,13 @@ class DynamoDBDeadLetters:
         self._bucket = bucket
         self._client = client or aws_client("dynamodb")
         self._s3 = s3 or aws_client("s3")
+
+    def check(self) -> str:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        table = describe_table(self._client, self.table)
+        with translated(f"looking for the bucket {self._bucket}"):
+            self._s3.head_bucket(Bucket=self._bucket)
+        return f"{table}, bucket {self._bucket}"
 
     def prepare(self) -> None:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""

@@ -18,6 +18,10 @@ class MemoryDeadLetters:
         self._letters: dict[tuple[Position, Kind], DeadLetter] = {}
         self._lock = threading.Lock()
 
+    def check(self) -> str:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        return "in memory"
+
     def prepare(self) -> None:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from streamproc.aws import aws_client
-from streamproc.dynamodb import create_table
+from streamproc.dynamodb import create_table, describe_table
 from streamproc.errors import SettingsError, code_of, translated
 from streamproc.lease import Lease
 
@@ -22,6 +22,10 @@ class DynamoDBLeases:
     def __init__(self, application: str, *, client: DynamoDBClient | None = None) -> None:
         self.table = application
         self._client = client or aws_client("dynamodb")
+
+    def check(self) -> str:
+        """See :class:`streamproc.lease.LeaseStore`."""
+        return describe_table(self._client, self.table)
 
     def prepare(self) -> None:
         """See :class:`streamproc.lease.LeaseStore`."""

@@ -17,6 +17,10 @@ class MemoryLeases:
         self._leases: dict[str, Lease] = {}
         self._lock = threading.Lock()
 
+    def check(self) -> str:
+        """See :class:`streamproc.lease.LeaseStore`."""
+        return "in memory"
+
     def prepare(self) -> None:
         """See :class:`streamproc.lease.LeaseStore`."""
 

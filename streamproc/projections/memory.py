@@ -17,6 +17,10 @@ class MemoryProjection:
         self._states: dict[str, StoredState] = {}
         self._lock = threading.Lock()
 
+    def check(self) -> str:
+        """See :class:`streamproc.projection.Projection`."""
+        return "in memory"
+
     def project(self, states: Sequence[StoredState]) -> int:
         """See :class:`streamproc.projection.Projection`."""
         refused = 0

@@ -58,6 +58,12 @@ class RedisProjection:
         except redis.RedisError as error:
             raise ServiceUnreachable(f"Redis: {error}") from error
 
+    def check(self) -> str:
+        """See :class:`streamproc.projection.Projection`."""
+        with self._reaching():
+            info = self._redis.info("server")
+        return f"{info.get('server_name', 'redis')} {info.get('redis_version', '')}"
+
     def project(self, states: Sequence[StoredState]) -> int:
         """See :class:`streamproc.projection.Projection`."""
         refused = 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from streamproc.aws import aws_client
-from streamproc.errors import is_transient, translated
+from streamproc.errors import ServiceUnreachable, is_transient, translated
 from streamproc.sink import Delivery
 
 if TYPE_CHECKING:
@@ -48,6 +48,15 @@ class FirehoseSink:
         self._namespace = namespace
         self._delivery_stream = delivery_stream
         self._client = client or aws_client("firehose")
+
+    def check(self) -> str:
+        """See :class:`streamproc.sink.Sink`."""
+        with translated(f"describing the delivery stream {self._delivery_stream}"):
+            answer = self._client.describe_delivery_stream(DeliveryStreamName=self._delivery_stream)
+        status = answer["DeliveryStreamDescription"]["DeliveryStreamStatus"]
+        if status != "ACTIVE":
+            raise ServiceUnreachable(f"the delivery stream {self._delivery_stream} is {status}, not ACTIVE")
+        return f"delivery stream {self._delivery_stream}"
 
     def publish(self, outputs: Sequence[bytes]) -> Delivery:
         """See :class:`streamproc.sink.Sink`."""

@@ -17,6 +17,10 @@ class MemorySink:
         self.outputs: list[bytes] = []
         self._lock = threading.Lock()
 
+    def check(self) -> str:
+        """See :class:`streamproc.sink.Sink`."""
+        return "in memory"
+
     def publish(self, outputs: Sequence[bytes]) -> Delivery:
         """See :class:`streamproc.sink.Sink`."""
         with self._lock:

@@ -19,6 +19,10 @@ class MemoryStates:
         self._created_at: str | None = None
         self._lock = threading.Lock()
 
+    def check(self) -> str:
+        """See :class:`streamproc.state.StateStore`."""
+        return "in memory"
+
     def prepare(self) -> None:
         """See :class:`streamproc.state.StateStore`."""
 
