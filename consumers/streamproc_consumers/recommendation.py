@@ -1,0 +1,64 @@
+"""The contract of what is published: one recommendation, one line of JSON in S3."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import msgspec
+
+from streamproc.record import Position, shard_id_of
+
+
+class LogPosition(msgspec.Struct, frozen=True, gc=False):
+    """A position as people and queries read it. Sequence numbers exceed every integer type, so they are text."""
+
+    shard_id: str
+    sequence_number: str
+    sub_sequence_number: int
+
+    @classmethod
+    def of(cls, position: Position) -> LogPosition:
+        """The readable form of a position."""
+        return cls(shard_id_of(position.shard_number), str(position.sequence_number), position.sub_sequence_number)
+
+
+class RecommendedItem(msgspec.Struct, frozen=True, gc=False):
+    """One place in the list."""
+
+    id: str
+    name: str
+    #: Probability that the item is in the user's next basket, calibrated on the validation slice.
+    probability: float
+    #: Which generator proposed it: history, covisit, popular.
+    source: str
+    #: 1 is the first.
+    rank: int
+
+
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What was recommended to a user, from which features, by which model."""
+
+    #: Equal for equal user, position and model version: a replay publishes the same one again.
+    recommendation_id: str
+    user_id: str
+    items: list[RecommendedItem]
+    model_version: str
+    arm: str
+    #: Event time up to which the features know the user.
+    features_as_of: datetime
+    #: The last event in the features.
+    position: LogPosition
+    #: Event time of that event.
+    event_ts: datetime
+    published_ts: datetime
+    #: Which cross-user values (popularity, neighbours) were in force.
+    item_snapshot: str
+    #: Why the list is not the model's, or None.
+    fallback: str | None
+
+
+def recommendation_id(user_id: str, position: Position, model_version: str) -> str:
+    """The id: 128 bits of BLAKE2b over user, position and model version, in hexadecimal."""
+    name = f"{user_id}\x00{position.sortable()}\x00{model_version}"
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
