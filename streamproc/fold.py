@@ -23,7 +23,7 @@ from streamproc.state import StoredState, fingerprint, is_remembered, remember, 
 class _Entry:
     """One key: the live state with its envelope, and what it was when the last batch was committed."""
 
-    __slots__ = ("committed", "events_folded", "ids_hash", "position", "state", "window")
+    __slots__ = ("committed", "event_time", "events_folded", "ids_hash", "position", "state", "window")
 
     def __init__(self, committed: StoredState | None, state: Any) -> None:
         self.committed = committed
@@ -32,6 +32,7 @@ class _Entry:
     def rewind(self, state: Any) -> None:
         """Make the committed state the live one; ``state`` is it, decoded."""
         self.state = state
+        self.event_time = 0.0
         if self.committed is None:
             self.position, self.events_folded, self.ids_hash, self.window = BEGINNING, 0, 0, b""
         else:
@@ -130,6 +131,7 @@ class KeyStates:
             return
         entry.state = processor.fold(entry.state, event)
         entry.position = position
+        entry.event_time = processor.event_time(event)
         entry.events_folded += 1
         entry.ids_hash = roll(entry.ids_hash, event_id)
         entry.window = remember(entry.window, event_id, position)
@@ -182,8 +184,8 @@ class KeyStates:
     def changed(self) -> list[Changed[Any]]:
         """The keys that the batch changed, with their live states."""
         return [
-            Changed(key, self._entries[key].state, sealed.position, sealed.events_folded)
-            for key, sealed in self._sealed.items()
+            Changed(key, entry.state, entry.position, entry.event_time, entry.events_folded)
+            for key, entry in ((key, self._entries[key]) for key in self._sealed)
         ]
 
     def commit(self) -> list[StoredState]:

@@ -35,6 +35,8 @@ class Changed(msgspec.Struct, Generic[S], frozen=True, gc=False):
     state: S
     #: Position of the last event in the state.
     position: Position
+    #: Event time of that event, seconds since the epoch.
+    event_time: float
     #: How many events the state holds.
     events_folded: int
 

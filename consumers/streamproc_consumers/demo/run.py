@@ -1,0 +1,339 @@
+"""Runs the demonstration: train, start the stack, send, consume, then read everything back and prove it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
+from streamproc.errors import ServiceUnreachable, StreamprocError
+from streamproc.local import LocalStack
+from streamproc.namespace import Namespace
+from streamproc.projections.redis import RedisProjection
+from streamproc.state import StoredState
+from streamproc.states.dynamodb import DynamoDBStates
+from streamproc.stream import stream_created_at
+from streamproc_consumers.demo import proof
+from streamproc_consumers.demo.watch import Display, Watch
+from streamproc_consumers.recommendation import Recommendation
+from streamproc_producers.events import CartEvent, EventType
+from streamproc_producers.retail import RetailLog
+
+STREAM = "cart-events"
+SHARDS = 4
+BUCKET = "streamproc-demo"
+RECOMMENDATIONS = "recommendations"
+ARCHIVE = "cart-events-archive"
+RECOMMENDATIONS_PREFIX = "recommendations/"
+_START_SECONDS = 60.0
+_CATCH_UP_SECONDS = 120.0
+_STOP_SECONDS = 40.0
+
+
+class DemoFailed(StreamprocError):
+    """What landed does not prove what the demonstration promises. The table says which line; the logs say more."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the demonstration does."""
+
+    data: Path
+    cut: datetime
+    events: int
+    rate: float
+    rate_seconds: float
+    folder: Path
+    #: Kill the recommender with SIGKILL once half of the events are sent, and start it again.
+    kill: bool = False
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What is written to ``build/demo.json``: flat, the unit last."""
+
+    events_sent: int
+    events_applied: int
+    events_lost: int
+    events_applied_twice: int
+    dead_letters: int
+    recommendations_published: int
+    recommendations_in_s3: int
+    recommendations_repeated: int
+    s3_objects: int
+    events_archived: int
+    latency_ms_p50: float | None
+    latency_ms_p99: float | None
+    events_per_second: float | None
+    users: int
+    basket_pairs: int
+    hit_rate_at_10: float
+    hit_rate_at_10_popularity: float
+    states_equal_oracle: bool
+
+    def broken_promises(self) -> list[str]:
+        """What does not hold, in words; empty when all is well. Latency and quality are shown, not judged."""
+        checks = {
+            f"{self.events_lost} events were lost": self.events_lost,
+            f"{self.events_applied_twice} events were applied twice": self.events_applied_twice,
+            "a state differs from the single-threaded fold": not self.states_equal_oracle,
+            f"{self.recommendations_in_s3} of {self.recommendations_published} recommendations are in S3": (
+                self.recommendations_in_s3 != self.recommendations_published
+            ),
+            f"{self.dead_letters} events were dead-lettered": self.dead_letters,
+        }
+        return [sentence for sentence, broken in checks.items() if broken]
+
+
+def run(plan: Plan, console: Console) -> Result:
+    """Run it and return the figures. Raises StreamprocError where a part of it fails; nothing is left running."""
+    model = plan.folder / "model"
+    console.print(f"[bold]1/4[/] training on what came before {plan.cut:%Y-%m-%d} ({plan.data.name})")
+    _train(plan, model)
+    with LocalStack(plan.folder / "stack") as stack:
+        console.print("[bold]2/4[/] the stack is up: moto (Kinesis, DynamoDB, Firehose, S3) and Redis on 127.0.0.1")
+        stack.create_stream(STREAM, SHARDS)
+        stack.create_delivery_stream(RECOMMENDATIONS, BUCKET, RECOMMENDATIONS_PREFIX)
+        stack.create_delivery_stream(ARCHIVE, BUCKET, "archive/")
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))},
+            **stack.environment(),
+            "STREAMPROC_STREAM": STREAM,
+            "STREAMPROC_MODEL": str(model),
+            "STREAMPROC_BUCKET": BUCKET,
+            "STREAMPROC_DELIVERY_STREAM": RECOMMENDATIONS,
+            "STREAMPROC_ARCHIVE_DELIVERY_STREAM": ARCHIVE,
+        }
+        session = _Session(plan, stack, environment, console)
+        console.print(
+            f"[bold]3/4[/] replaying {plan.events:,} events: {plan.rate_seconds:.0f} s at {plan.rate:.0f} a second,"
+            " the rest as fast as possible"
+        )
+        session.play()
+        console.print("[bold]4/4[/] reading S3, DynamoDB and Redis back")
+        return session.prove()
+
+
+def _train(plan: Plan, model: Path) -> None:
+    command = [*_streamproc("train"), "--events", str(plan.data), "--cut", f"{plan.cut:%Y-%m-%d}", "--out", str(model)]
+    done = subprocess.run(command, check=False)  # noqa: S603  # our own command
+    if done.returncode:
+        raise DemoFailed(f"training failed with exit code {done.returncode}; its output is above")
+
+
+def _streamproc(command: str) -> list[str]:
+    return [sys.executable, "-m", "streamproc", command]
+
+
+class _Session:
+    """One replay through the running stack, and what it left behind."""
+
+    def __init__(self, plan: Plan, stack: LocalStack, environment: dict[str, str], console: Console) -> None:
+        self._plan = plan
+        self._stack = stack
+        self._environment = environment
+        self._console = console
+        self._log = plan.folder / "recommender.log"
+        self._watch = Watch(
+            plan.folder / "journal.jsonl", stack.firehose_journal, self._log, recommendations=RECOMMENDATIONS
+        )
+
+    def play(self) -> None:
+        """Start the consumers, replay, wait until everything is published and archived, and stop them in order."""
+        with ExitStack() as running, Display(self._console) as display:
+            recommender = running.enter_context(self._consumer("recommender", self._log))
+            archive = running.enter_context(self._consumer("archive", self._plan.folder / "archive.log"))
+            self._until(
+                lambda: self._watch.leases >= SHARDS, display, "starting", _START_SECONDS, [recommender, archive]
+            )
+            producer = running.enter_context(self._replay())
+            killed = False
+            while producer.poll() is None:
+                half = len(self._watch.lines) >= self._plan.events // 2
+                if self._plan.kill and half and not killed:
+                    killed = True
+                    recommender.kill()
+                    recommender.wait()
+                    recommender = running.enter_context(self._consumer("recommender", self._log))
+                self._look(display, self._phase(), [recommender, archive])
+            if producer.returncode:
+                raise DemoFailed(f"the replay ended with code {producer.returncode}:\n{self._tail('replay.log')}")
+            self._until(self._caught_up, display, "catching up", _CATCH_UP_SECONDS, [recommender, archive])
+            for consumer in (recommender, archive):
+                consumer.send_signal(signal.SIGTERM)
+            for consumer in (recommender, archive):
+                if consumer.wait(_STOP_SECONDS):
+                    raise DemoFailed(f"a consumer stopped with code {consumer.returncode}; see {self._plan.folder}")
+        self._watch.look()
+
+    def _phase(self) -> str:
+        return "steady" if len(self._watch.lines) < self._plan.rate * self._plan.rate_seconds else "flat out"
+
+    def _caught_up(self) -> bool:
+        return self._watch.waiting == 0 and self._watch.archived >= len(self._watch.lines)
+
+    def _until(
+        self,
+        reached: Callable[[], bool],
+        display: Display,
+        phase: str,
+        seconds: float,
+        consumers: Sequence[subprocess.Popen[bytes]],
+    ) -> None:
+        deadline = time.monotonic() + seconds
+        while not reached():
+            if time.monotonic() > deadline:
+                raise DemoFailed(
+                    f"{phase} took more than {seconds:.0f} s; the recommender's log ends with:\n"
+                    f"{self._tail('recommender.log')}"
+                )
+            self._look(display, phase, consumers)
+
+    def _look(self, display: Display, phase: str, consumers: Sequence[subprocess.Popen[bytes]]) -> None:
+        time.sleep(0.25)
+        self._watch.look()
+        display.show(self._watch.figures(phase))
+        for consumer in consumers:
+            if consumer.poll() is not None:
+                raise ServiceUnreachable(
+                    f"a consumer ended with code {consumer.returncode}; the recommender's log ends with:\n"
+                    f"{self._tail('recommender.log')}"
+                )
+
+    def _tail(self, name: str) -> str:
+        path = self._plan.folder / name
+        return "\n".join(path.read_text(errors="replace").splitlines()[-8:]) if path.exists() else "(empty)"
+
+    def _consumer(self, name: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        # Three seconds: a restart after the kill waits so long to see that the dead worker's leases stand still.
+        arguments = ["-A", f"streamproc_consumers.{name}:app", "--log-format", "json", "--failover-seconds", "3"]
+        return _started([*_streamproc("run"), *arguments], self._environment, log)
+
+    def _replay(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        plan = self._plan
+        options = {
+            "--stream": STREAM,
+            "--data": plan.data,
+            "--from": f"{plan.cut:%Y-%m-%d}",
+            "--limit": plan.events,
+            "--rate": plan.rate,
+            "--rate-seconds": plan.rate_seconds,
+            "--journal": plan.folder / "journal.jsonl",
+        }
+        words = [str(word) for option in options.items() for word in option]
+        return _started([*_streamproc("replay"), *words], self._environment, plan.folder / "replay.log")
+
+    def prove(self) -> Result:
+        """Read everything back and compute the figures."""
+        watch, plan = self._watch, self._plan
+        sent = [line for line in watch.lines if proof.journal_position(line) is not None]
+        expected = proof.oracle(line.event for line in sent)
+        durable, projected, dead_letters = self._states(expected)
+        outcome = proof.applied(expected, durable, projected)
+        if outcome.different:
+            self._console.print(f"[red]states that differ, among them:[/] {', '.join(outcome.different)}")
+        s3_ids, s3_lines, s3_objects = self._s3()
+        steady = int(plan.rate * plan.rate_seconds)
+        latencies = proof.latencies_ms(sent[:steady], watch.published)
+        hits = proof.hit_rate(self._history(), sent, watch.published)
+        return Result(
+            events_sent=len(sent),
+            events_applied=outcome.events_applied,
+            events_lost=outcome.events_lost,
+            events_applied_twice=outcome.events_applied_twice,
+            dead_letters=dead_letters,
+            recommendations_published=len({item.recommendation.recommendation_id for item in watch.published}),
+            recommendations_in_s3=len(s3_ids),
+            recommendations_repeated=s3_lines - len(s3_ids),
+            s3_objects=s3_objects,
+            events_archived=watch.archived,
+            latency_ms_p50=proof.percentile(latencies, 50),
+            latency_ms_p99=proof.percentile(latencies, 99),
+            events_per_second=self._events_per_second(steady),
+            users=len(expected),
+            basket_pairs=hits.pairs,
+            hit_rate_at_10=round(hits.rate, 4),
+            hit_rate_at_10_popularity=round(hits.rate_popularity, 4),
+            states_equal_oracle=outcome.states_equal_oracle,
+        )
+
+    def _states(self, users: dict[str, proof.Oracle]) -> tuple[dict[str, StoredState], dict[str, StoredState], int]:
+        kinesis, dynamodb = self._stack.client("kinesis"), self._stack.client("dynamodb")
+        namespace = Namespace("recommender", STREAM, stream_created_at(kinesis, STREAM))
+        durable = {stored.key: stored for stored in DynamoDBStates(namespace, client=dynamodb).scan()}
+        projected = RedisProjection(namespace, url=self._stack.redis_url).read(sorted({*users, *durable}))
+        letters = DynamoDBDeadLetters(namespace, bucket=BUCKET, client=dynamodb, s3=self._stack.client("s3"))
+        return durable, projected, sum(1 for _ in letters.scan())
+
+    def _s3(self) -> tuple[set[str], int, int]:
+        """Distinct recommendation ids, lines, and objects below the prefix."""
+        s3 = self._stack.client("s3")
+        decode = msgspec.json.Decoder(Recommendation).decode
+        ids: set[str] = set()
+        lines = objects = 0
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=RECOMMENDATIONS_PREFIX):
+            for found in page.get("Contents", []):
+                objects += 1
+                for line in s3.get_object(Bucket=BUCKET, Key=found["Key"])["Body"].read().splitlines():
+                    ids.add(decode(line).recommendation_id)
+                    lines += 1
+        return ids, lines, objects
+
+    def _history(self) -> Iterator[CartEvent]:
+        return (
+            event
+            for event in RetailLog(self._plan.data, until=self._plan.cut)
+            if event.event_type is EventType.PURCHASE
+        )
+
+    def _events_per_second(self, steady: int) -> float | None:
+        """Events after the steady phase, from the first put until the last one's recommendation was accepted."""
+        flat_out = self._watch.lines[steady:]
+        if not flat_out or not self._watch.published:
+            return None
+        seconds = max(item.accepted_at for item in self._watch.published) - flat_out[0].put_at
+        return round(len(flat_out) / seconds, 1)
+
+
+@contextmanager
+def _started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the demonstration, ended with the block whatever happens in it.
+
+    It has a session of its own: Ctrl-C reaches the demonstration, which ends its processes before the stack.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603  # our own commands
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the figures as a table."""
+    table = Table("figure", "value", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for name, value in msgspec.structs.asdict(result).items():
+        text = f"{value:,}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+        table.add_row(name.replace("_", " "), text)
+    console.print(table)
+
+
+def write_json(result: Result, path: Path) -> None:
+    """Write the figures for machines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(msgspec.structs.asdict(result), indent=2) + "\n")

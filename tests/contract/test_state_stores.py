@@ -1,0 +1,114 @@
+"""What every state store does: one suite, run on the memory one and on DynamoDB's API."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from streamproc.errors import NewerState
+from streamproc.local import LocalStack
+from streamproc.namespace import Namespace
+from streamproc.record import Position
+from streamproc.state import StateStore, StoredState
+from streamproc.states.dynamodb import DynamoDBStates
+from streamproc.states.memory import MemoryStates
+
+
+def stored(key: str, sequence_number: int, *, fold_version: int = 1, state: bytes = b"state") -> StoredState:
+    return StoredState(key, Position(0, 10**55 + sequence_number), sequence_number, 7, b"window", fold_version, state)
+
+
+class StateStoreContract:
+    """The cases. A backend is a ``make`` fixture."""
+
+    def test_what_was_stored_is_loaded_and_other_keys_are_left_out(self, make: Callable[[], StateStore]) -> None:
+        store = make()
+        states = [stored(f"user-{n}", n, state=b"x" * n) for n in range(250)]  # more than one call takes
+        assert store.store(states) == set()
+        loaded = store.load([*(state.key for state in states), "nobody"])
+        assert loaded == {state.key: state for state in states}
+
+    def test_a_later_state_replaces_an_earlier_one(self, make: Callable[[], StateStore]) -> None:
+        store = make()
+        store.store([stored("a", 1)])
+        assert store.store([stored("a", 2)]) == set()
+        assert store.load(["a"])["a"].events_folded == 2
+
+    def test_an_earlier_state_is_refused_and_the_others_of_the_call_are_written(
+        self, make: Callable[[], StateStore]
+    ) -> None:
+        store = make()
+        store.store([stored("b", 5), stored("d", 5)])
+        assert store.store([stored("a", 1), stored("b", 4), stored("c", 1), stored("d", 4)]) == {"b", "d"}
+        assert {key: state.events_folded for key, state in store.load(["a", "b", "c", "d"]).items()} == {
+            "a": 1,
+            "b": 5,
+            "c": 1,
+            "d": 5,
+        }
+
+    def test_the_same_state_may_be_written_again(self, make: Callable[[], StateStore]) -> None:
+        store = make()
+        assert store.store([stored("a", 3)]) == set()
+        assert store.store([stored("a", 3)]) == set()
+
+    def test_a_child_shards_position_is_later_whatever_its_sequence_number(
+        self, make: Callable[[], StateStore]
+    ) -> None:
+        store = make()
+        store.store([stored("a", 9)])
+        child = StoredState("a", Position(4, 1), 10, 7, b"", 1, b"")
+        assert store.store([child]) == set()
+        assert store.store([stored("a", 9)]) == {"a"}
+
+    def test_a_state_of_a_newer_fold_is_never_written_over(self, make: Callable[[], StateStore]) -> None:
+        store = make()
+        store.store([stored("a", 1, fold_version=2)])
+        with pytest.raises(NewerState, match="fold version 2"):
+            store.store([stored("a", 2, fold_version=1)])
+        assert store.load(["a"])["a"].fold_version == 2
+
+    def test_the_first_stream_is_noted_and_told_to_everyone_after(self, make: Callable[[], StateStore]) -> None:
+        store = make()
+        assert store.claim_stream("100") == "100"
+        assert store.claim_stream("200") == "100"
+
+    def test_a_scan_gives_every_state_of_the_namespace(self, make: Callable[[], StateStore]) -> None:
+        store = make()
+        states = {f"user-{n}": stored(f"user-{n}", n) for n in range(30)}
+        store.store(list(states.values()))
+        store.claim_stream("100")
+        assert {state.key: state for state in store.scan()} == states
+
+    def test_a_check_says_what_there_is(self, make: Callable[[], StateStore]) -> None:
+        assert make().check()
+
+
+class TestMemoryStates(StateStoreContract):
+    @pytest.fixture
+    def make(self) -> Callable[[], StateStore]:
+        return lambda: MemoryStates(Namespace("app", "stream", 1))
+
+
+class TestDynamoDBStates(StateStoreContract):
+    @pytest.fixture
+    def make(self, stack: LocalStack) -> Callable[[], StateStore]:
+        def make() -> StateStore:
+            namespace = Namespace(f"app-{uuid.uuid4().hex[:8]}", "stream", 1)
+            store = DynamoDBStates(namespace, client=stack.client("dynamodb"))
+            store.prepare()
+            store.prepare()  # a second worker starts
+            return store
+
+        return make
+
+    def test_two_streams_under_one_application_do_not_mix(self, stack: LocalStack) -> None:
+        client = stack.client("dynamodb")
+        application = f"app-{uuid.uuid4().hex[:8]}"
+        one, other = (DynamoDBStates(Namespace(application, "stream", n), client=client) for n in (1, 2))
+        one.prepare()
+        one.store([stored("a", 1)])
+        assert other.load(["a"]) == {}
+        assert list(other.scan()) == []
