@@ -69,24 +69,22 @@ class ChildProcess:
         self._process.wait()
 
 
-def listening_socket(name: str, port: int | None) -> socket.socket:
-    """A socket that listens at this port of the loopback address, or at one that the system chooses.
+def bound_socket(name: str, port: int | None) -> socket.socket:
+    """A socket bound to this port of the loopback address, or to one that the system chooses: nobody else gets it.
 
-    The child inherits it, so that nobody can take the port in between, and a client that connects early waits in the
-    backlog. Raises SettingsError where the port is taken.
+    Raises SettingsError where the port is taken.
     """
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port or 0))
+        bound.bind((HOST, port or 0))
     except OSError as error:
-        listener.close()
+        bound.close()
         raise SettingsError(
             f"port {port} for {name} cannot be used ({error.strerror}): stop what listens there, or leave the port out"
             " to have a free one chosen"
         ) from error
-    listener.listen(128)
-    return listener
+    return bound
 
 
 def find_redis() -> str:

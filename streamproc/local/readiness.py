@@ -26,7 +26,7 @@ def wait_for_http(child: ChildProcess, port: int, path: str, deadline: float) ->
         connection.request("GET", path)
         connection.getresponse().read()
     except (OSError, http.client.HTTPException) as error:
-        raise _not_ready(child) from error
+        raise _not_ready(child, ended=not isinstance(error, TimeoutError)) from error
     finally:
         connection.close()
 
@@ -44,9 +44,9 @@ def wait_for_redis(child: ChildProcess, port: int, deadline: float) -> None:
         if said and int(said[1]) == child.pid:
             return
         time.sleep(_REDIS_POLL_SECONDS)
-    raise _not_ready(child)
+    raise _not_ready(child, ended=not child.running)
 
 
-def _not_ready(child: ChildProcess) -> ServiceUnreachable:
-    what = "did not answer in time" if child.running else "ended while it started"
+def _not_ready(child: ChildProcess, *, ended: bool) -> ServiceUnreachable:
+    what = "ended while it started" if ended else "did not answer in time"
     return ServiceUnreachable(f"the local stack's {child.name} process {what}; {child.log_tail()}")

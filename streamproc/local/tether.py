@@ -1,4 +1,4 @@
-"""Becomes another program that the kernel kills when its parent ends: ``python -I -S tether.py PARENT_PID PROGRAM ...``.
+"""Becomes a program that the kernel kills when its parent ends: ``python -I -S tether.py PARENT_PID PROGRAM ...``.
 
 Redis cannot watch its parent, and a ``preexec_fn`` is unsafe where the parent runs threads, so this script asks for the
 signal (Linux, "prctl(2)": PR_SET_PDEATHSIG survives execve) and then turns into the program, under the same process id.
