@@ -4,10 +4,10 @@ The format ("KPL Aggregated Record Format", awslabs/amazon-kinesis-producer)::
 
     F3 89 9A C2 | AggregatedRecord (protobuf) | MD5 of the protobuf, 16 bytes
 
-A *user record* is what was put; its *sub-sequence number* is its index in the aggregate. Its *effective hash key* is its
-explicit hash key where it has one, else the hash key of its partition key.
+A *user record* is what was put; its *sub-sequence number* is its index in the aggregate. Its *effective hash key* is
+its explicit hash key where it has one, else the hash key of its partition key.
 
-Data that is not an aggregate through and through (wrong MD5, protobuf that cannot be read) is a plain record, as in KCL.
+Data that is not a whole aggregate (wrong MD5, protobuf that cannot be read) is a plain record, as in KCL.
 KCL's drop rule is kept too: an aggregate with a user record whose effective hash key lies outside the shard is dropped
 whole. The KPL counts on it: it checks which shard took an aggregate and sends the user records again where it was the
 wrong one, so keeping them would count them twice. What was dropped is returned, never lost silently.
@@ -83,8 +83,8 @@ def aggregate(records: Iterable[UserRecord]) -> bytes:
 def deaggregate(data: bytes) -> list[UserRecord] | None:
     """The user records of an aggregate in sub-sequence order, or None where the data is a plain record.
 
-    An aggregate whose records point outside its tables is a plain record too. KCL logs it and drops the rest of it; here
-    it goes on to the decoder, which rejects it with its position.
+    An aggregate whose records point outside its tables is a plain record too. KCL logs it and drops the rest of it;
+    here it goes on to the decoder, which rejects it with its position.
     """
     if not data.startswith(MAGIC):
         return None
@@ -149,7 +149,7 @@ def expand(raw: Sequence[Mapping[str, Any]], shard_number: int, hash_range: Hash
 
 
 def _all_inside(users: list[UserRecord], hash_range: HashRange) -> bool:
-    """KCL's rule. The set first: an aggregate holds few keys, and a hash costs more than the look-up."""
-    if not all(hash_range.contains(hash_key_of(key)) for key in {u.partition_key for u in users if u[2] is None}):
-        return False
-    return all(hash_range.contains(user[2]) for user in users if user[2] is not None)
+    """KCL's rule. Sets first: an aggregate holds few keys, and a hash costs more than a look-up."""
+    keys = {user.partition_key for user in users if user.explicit_hash_key is None}
+    explicit = {user.explicit_hash_key for user in users if user.explicit_hash_key is not None}
+    return all(hash_range.contains(hash_key_of(key)) for key in keys) and all(map(hash_range.contains, explicit))

@@ -10,7 +10,7 @@ HASH_KEY_MAX = 2**128 - 1
 
 
 def hash_key_of(partition_key: str) -> int:
-    """The hash key of a partition key: the MD5 of its UTF-8 bytes, as an integer ("PutRecords", Kinesis API Reference)."""
+    """The MD5 of the key's UTF-8 bytes, as an integer ("PutRecords", Kinesis API Reference)."""
     return int.from_bytes(md5(partition_key.encode(), usedforsecurity=False).digest())
 
 

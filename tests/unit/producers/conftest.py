@@ -1,0 +1,136 @@
+"""A clock that tests move, and a sender whose steps they take by hand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from streamproc.errors import PutFailed
+from streamproc.producer import Acknowledged
+from streamproc.producing.outbox import Outbox
+from streamproc.producing.packing import Packer, Waiting
+from streamproc.producing.sender import Done, Pause, Sender
+from streamproc.telemetry import Telemetry, TelemetryEvent
+from streamproc.testing.kinesis import FakeKinesis
+
+STREAM = "cart-events"
+
+
+class ManualClock:
+    """Stands still until it is told, or until someone waits."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+        self.waits: list[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float, stop: threading.Event | None = None) -> bool:
+        self.waits.append(seconds)
+        self.now += seconds
+        return stop is not None and stop.is_set()
+
+
+class Bench:
+    """A sender and its outbox, without a thread."""
+
+    def __init__(self, client: Any, clock: ManualClock, *, aggregate: bool = True, ttl: float = 600.0) -> None:
+        self.clock = clock
+        self.events: list[TelemetryEvent] = []
+        self.outbox = Outbox(Packer(aggregate=aggregate), record_ttl_seconds=ttl)
+        self.sender = Sender(
+            stream=STREAM,
+            client=lambda: client,
+            outbox=self.outbox,
+            lock=threading.RLock(),
+            finish=self._finish,
+            clock=clock,
+            telemetry=Telemetry(self.events.append),
+        )
+
+    def put(self, key: str, data: bytes, event: object = None) -> Future[Acknowledged]:
+        waiting = Waiting(data, data if event is None else event, len(data), 0, self.clock.now)
+        self.outbox.add(key, waiting)
+        return waiting.future
+
+    def step(self) -> Pause:
+        return self.sender.step()
+
+    def run(self, steps_max: int = 10_000) -> None:
+        """Step and wait until nothing is left."""
+        for _ in range(steps_max):
+            pause = self.step()
+            if pause.seconds is None:
+                return
+            self.clock.now += pause.seconds
+        raise AssertionError(f"{self.outbox.events} events are left after {steps_max} steps")
+
+    @staticmethod
+    def _finish(done: list[Done]) -> None:
+        for event, outcome in done:
+            if isinstance(outcome, PutFailed):
+                event.future.set_exception(outcome)
+            else:
+                event.future.set_result(outcome)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def kinesis(clock: ManualClock) -> FakeKinesis:
+    """A stream of two shards."""
+    fake = FakeKinesis(clock=clock)
+    fake.create_stream(StreamName=STREAM, ShardCount=2)
+    return fake
+
+
+@pytest.fixture
+def bench(kinesis: FakeKinesis, clock: ManualClock) -> Bench:
+    return Bench(kinesis, clock)
+
+
+@pytest.fixture
+def make_bench() -> Callable[..., tuple[Bench, FakeKinesis]]:
+    """Benches of their own, for the examples of a property."""
+
+    def make(shards: int = 2, **options: Any) -> tuple[Bench, FakeKinesis]:
+        clock = ManualClock()
+        fake_options = {name: options.pop(name) for name in ("put_order", "throttles") if name in options}
+        fake = FakeKinesis(clock=clock, **fake_options)
+        fake.create_stream(StreamName=STREAM, ShardCount=shards)
+        return Bench(fake, clock, **options), fake
+
+    return make
+
+
+@pytest.fixture
+def read_all() -> Callable[[FakeKinesis], dict[str, list[bytes]]]:
+    """What a consumer reads, de-aggregated, by partition key, in the order of the log."""
+    from streamproc.aggregation import expand
+    from streamproc.record import shard_number_of
+    from streamproc.shardmap import HashRange
+
+    def read(fake: FakeKinesis) -> dict[str, list[bytes]]:
+        by_key: dict[str, list[bytes]] = {}
+        for shard in fake.list_shards(StreamName=STREAM)["Shards"]:
+            bounds = shard["HashKeyRange"]
+            owned = HashRange(int(bounds["StartingHashKey"]), int(bounds["EndingHashKey"]))
+            raw = fake.log(STREAM)[shard["ShardId"]]
+            records, dropped = expand(raw, shard_number_of(shard["ShardId"]), owned)
+            assert dropped == []
+            for record in records:
+                by_key.setdefault(record.partition_key, []).append(record.data)
+        return by_key
+
+    return read
