@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, overload
 
-import boto3
+import boto3.session
 from botocore.config import Config
 
 from streamproc.errors import translated
@@ -39,4 +39,5 @@ def aws_client(service: Literal["kinesis", "dynamodb", "firehose", "s3"]) -> obj
     Raises SettingsError where no region is set. Credentials are looked for at the first call.
     """
     with translated(f"making the {service} client"):
-        return boto3.client(service, config=_CONFIG)
+        # A session of its own: boto3's default one is not thread-safe, and a producer makes its client in its thread.
+        return boto3.session.Session().client(service, config=_CONFIG)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 
 import click
 from rich.console import Console
@@ -30,6 +32,7 @@ from streamproc_producers.retail import default_data_path
 @click.option("--events", type=click.IntRange(min=100), default=40_000, show_default=True, help="Replay so many.")
 @click.option("--rate", type=float, default=200.0, show_default=True, help="Events a second in the steady phase.")
 @click.option("--rate-seconds", type=float, default=60.0, show_default=True, help="Length of the steady phase.")
+@click.option("--model", type=click.Path(path_type=Path), help="Use this bundle instead of training one.")
 @click.option("--kill", is_flag=True, help="Kill the recommender with SIGKILL half-way, and start it again.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here, too.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the model, the logs and the journals here.")
@@ -39,6 +42,7 @@ def demo(
     events: int,
     rate: float,
     rate_seconds: float,
+    model: Path | None,
     kill: bool,
     json_path: Path | None,
     keep: Path | None,
@@ -62,8 +66,10 @@ def demo(
       4  a process of the stack, or a consumer, ended
       9  something is not installed
     130  stopped by Ctrl-C; nothing is left running
+    143  stopped by SIGTERM, likewise
     """
     console = Console()
+    signal.signal(signal.SIGTERM, _leave)  # unwinds as Ctrl-C does, so that every process is ended
     with ExitStack() as cleanup:
         folder = keep or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="streamproc-demo-")))
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,6 +80,7 @@ def demo(
             rate=rate,
             rate_seconds=rate_seconds,
             folder=folder,
+            model=model,
             kill=kill,
         )
         result = run(plan, console)
@@ -83,3 +90,7 @@ def demo(
     if broken := result.broken_promises():
         raise DemoFailed("; ".join(broken))
     console.print("[green]every event was applied exactly once, and every recommendation landed[/]")
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

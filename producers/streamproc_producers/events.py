@@ -50,9 +50,10 @@ class CartEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     ts: Annotated[datetime, msgspec.Meta(tz=True)]
     session_id: str | None = None
     order_id: str | None = None
-    quantity: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    #: Bounded, as the price is, so that no event overflows a feature.
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)] | None = None
     #: Unit price in the shop's currency.
-    price: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    price: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
 
     @property
     def at(self) -> float:

@@ -17,7 +17,9 @@ def snapshot(table: Table, _memo: dict[int, Any]) -> Table:
     transaction would change one in place, and this library makes none.
     """
     copied = copy.copy(table)
+    # With a range key an entry is a dictionary of items, without one it is the item.
+    entries: dict[Any, Any] = table.items
     copied.items = defaultdict(dict)
-    for hash_key, found in table.items.items():
+    for hash_key, found in entries.items():
         copied.items[hash_key] = dict(found) if isinstance(found, dict) else found
     return copied

@@ -67,7 +67,7 @@ class FirehoseTap:
 
     def __init__(self, application: WSGIApplication, journal: Path | None) -> None:
         self._application = application
-        self._journal = journal.open("ab", buffering=0) if journal else None
+        self._journal = journal
         self._request = msgspec.json.Decoder(_Request)
         self._reply = msgspec.json.Decoder(_Reply)
 
@@ -104,7 +104,8 @@ class FirehoseTap:
             if result.ErrorCode is None
         ]
         if lines and self._journal:
-            self._journal.write(b"\n".join(lines) + b"\n")
+            with self._journal.open("ab") as journal:
+                journal.write(b"\n".join(lines) + b"\n")
 
 
 def _beyond_limit(record_bytes: list[int]) -> str | None:

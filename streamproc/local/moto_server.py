@@ -3,8 +3,9 @@
 moto's own server is not used, for five reasons. It runs requests side by side, though its backends are not made for
 that: two conditional writes to DynamoDB can both find their condition true, two puts to a shard can take the same
 sequence number, and a read of a shard raises RuntimeError while another thread puts; here the requests of one service
-wait for each other. It looks through all records of a shard at each put and each read. It tries a few hundred patterns
-a request to find the backend. It copies a DynamoDB table for every item of a transaction. And it has no place to see what Firehose accepted.
+wait for each other. It looks through all records of a shard at each put and each read. It copies a DynamoDB table for
+every item of a transaction. It tries a few hundred patterns a request to find the backend. And it has no place to see
+what Firehose accepted.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--journal", type=Path, help="append what Firehose accepts to this file")
     options = parser.parse_args()
 
-    moto.dynamodb.models.table.Table.__deepcopy__ = snapshot
+    moto.dynamodb.models.table.Table.__deepcopy__ = snapshot  # type: ignore[attr-defined] # what copy.deepcopy calls
     moto.kinesis.models.Shard = IndexedShard  # type: ignore[misc] # moto makes its shards by this name
     application = Services(options.services.split(","), options.journal)
     make_server(HOST, 0, application, threaded=True, request_handler=_Handler, fd=options.fd).serve_forever()

@@ -18,6 +18,11 @@ _TETHER = Path(__file__).with_name("tether.py")
 _LOG_TAIL_BYTES = 2000
 
 
+def tethered(command: Sequence[str]) -> list[str]:
+    """A command that runs this one and, on Linux, is killed when the thread that starts it ends; see ``tether.py``."""
+    return [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *command]
+
+
 class ChildProcess:
     """A program that lives no longer than this process does.
 
@@ -39,7 +44,7 @@ class ChildProcess:
         self._log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - the stack's own programs
-                [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *command],
+                tethered(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

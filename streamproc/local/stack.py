@@ -37,9 +37,9 @@ class LocalStack:
 
     Four processes: moto with Kinesis; moto with DynamoDB; moto with Firehose and S3 (Firehose writes into S3's memory);
     and a Redis server that saves nothing. Each moto process has an interpreter lock of its own, so that a read or a
-    recommendation does not wait for a checkpoint. Ports are chosen by the system unless given. All is empty at the start and
-    gone at the end; the folder holds the logs and ``firehose.jsonl``, the journal of what Firehose accepted. A folder
-    made here is removed at the end.
+    recommendation does not wait for a checkpoint. Ports are chosen by the system unless given. All is empty at the
+    start and gone at the end; the folder holds the logs and ``firehose.jsonl``, the journal of what Firehose accepted.
+    A folder made here is removed at the end.
 
     The processes end with the block, whatever ends it, and, on Linux, with the thread that entered it, however this
     process dies.
@@ -65,6 +65,11 @@ class LocalStack:
     def firehose_journal(self) -> Path:
         """What Firehose accepted; see :func:`streamproc.local.read_journal`."""
         return self.folder / "firehose.jsonl"
+
+    @property
+    def process_ids(self) -> dict[str, int]:
+        """The running processes by name (``kinesis``, ``redis`` ...), for tests that take one away."""
+        return {child.name: child.pid for child in self._children}
 
     def __enter__(self) -> Self:
         """Start the processes and wait until each answers.

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from rich.table import Table
 from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
 from streamproc.errors import ServiceUnreachable, StreamprocError
 from streamproc.local import LocalStack
+from streamproc.local.processes import tethered
 from streamproc.namespace import Namespace
 from streamproc.projections.redis import RedisProjection
 from streamproc.state import StoredState
@@ -55,6 +56,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     rate_seconds: float
     folder: Path
+    #: Use this bundle; None trains one.
+    model: Path | None = None
     #: Kill the recommender with SIGKILL once half of the events are sent, and start it again.
     kill: bool = False
 
@@ -97,9 +100,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(plan: Plan, console: Console) -> Result:
     """Run it and return the figures. Raises StreamprocError where a part of it fails; nothing is left running."""
-    model = plan.folder / "model"
-    console.print(f"[bold]1/4[/] training on what came before {plan.cut:%Y-%m-%d} ({plan.data.name})")
-    _train(plan, model)
+    if plan.model is None:
+        model = plan.folder / "model"
+        console.print(f"[bold]1/4[/] training on what came before {plan.cut:%Y-%m-%d} ({plan.data.name})")
+        _train(plan, model)
+    else:
+        model = plan.model.absolute()
+        console.print(f"[bold]1/4[/] the model is {plan.model}")
     with LocalStack(plan.folder / "stack") as stack:
         console.print("[bold]2/4[/] the stack is up: moto (Kinesis, DynamoDB, Firehose, S3) and Redis on 127.0.0.1")
         stack.create_stream(STREAM, SHARDS)
@@ -143,81 +150,81 @@ class _Session:
         self._stack = stack
         self._environment = environment
         self._console = console
-        self._log = plan.folder / "recommender.log"
+        self._processes = ExitStack()
+        self._consumers: dict[str, subprocess.Popen[bytes]] = {}
+        self._killed = False
         self._watch = Watch(
-            plan.folder / "journal.jsonl", stack.firehose_journal, self._log, recommendations=RECOMMENDATIONS
+            plan.folder / "journal.jsonl",
+            stack.firehose_journal,
+            self._log("recommender"),
+            recommendations=RECOMMENDATIONS,
         )
 
     def play(self) -> None:
         """Start the consumers, replay, wait until everything is published and archived, and stop them in order."""
-        with ExitStack() as running, Display(self._console) as display:
-            recommender = running.enter_context(self._consumer("recommender", self._log))
-            archive = running.enter_context(self._consumer("archive", self._plan.folder / "archive.log"))
-            self._until(
-                lambda: self._watch.leases >= SHARDS, display, "starting", _START_SECONDS, [recommender, archive]
-            )
-            producer = running.enter_context(self._replay())
-            killed = False
+        with self._processes, Display(self._console) as display:
+            for name in ("recommender", "archive"):
+                self._start_consumer(name)
+            self._until(lambda: self._watch.leases >= SHARDS, display, "starting", _START_SECONDS)
+            producer = self._processes.enter_context(self._replay())
             while producer.poll() is None:
-                half = len(self._watch.lines) >= self._plan.events // 2
-                if self._plan.kill and half and not killed:
-                    killed = True
-                    recommender.kill()
-                    recommender.wait()
-                    recommender = running.enter_context(self._consumer("recommender", self._log))
-                self._look(display, self._phase(), [recommender, archive])
+                self._look(display, self._phase())
             if producer.returncode:
-                raise DemoFailed(f"the replay ended with code {producer.returncode}:\n{self._tail('replay.log')}")
-            self._until(self._caught_up, display, "catching up", _CATCH_UP_SECONDS, [recommender, archive])
-            for consumer in (recommender, archive):
+                raise DemoFailed(f"the replay ended with code {producer.returncode}:\n{self._tail('replay')}")
+            self._until(self._caught_up, display, "catching up", _CATCH_UP_SECONDS)
+            for consumer in self._consumers.values():
                 consumer.send_signal(signal.SIGTERM)
-            for consumer in (recommender, archive):
+            for name, consumer in self._consumers.items():
                 if consumer.wait(_STOP_SECONDS):
-                    raise DemoFailed(f"a consumer stopped with code {consumer.returncode}; see {self._plan.folder}")
+                    raise DemoFailed(f"the {name} stopped with code {consumer.returncode}:\n{self._tail(name)}")
         self._watch.look()
+
+    def _start_consumer(self, name: str) -> None:
+        # Three seconds: a restart after the kill waits so long to see that the dead worker's leases stand still.
+        arguments = ["-A", f"streamproc_consumers.{name}:app", "--log-format", "json", "--failover-seconds", "3"]
+        process = _started([*_streamproc("run"), *arguments], self._environment, self._log(name))
+        self._consumers[name] = self._processes.enter_context(process)
+
+    def _kill_recommender(self) -> None:
+        self._killed = True
+        self._consumers["recommender"].kill()
+        self._consumers["recommender"].wait()
+        self._start_consumer("recommender")
 
     def _phase(self) -> str:
         return "steady" if len(self._watch.lines) < self._plan.rate * self._plan.rate_seconds else "flat out"
 
     def _caught_up(self) -> bool:
+        if self._plan.kill and not self._killed:
+            return False
         return self._watch.waiting == 0 and self._watch.archived >= len(self._watch.lines)
 
-    def _until(
-        self,
-        reached: Callable[[], bool],
-        display: Display,
-        phase: str,
-        seconds: float,
-        consumers: Sequence[subprocess.Popen[bytes]],
-    ) -> None:
+    def _until(self, reached: Callable[[], bool], display: Display, phase: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not reached():
             if time.monotonic() > deadline:
                 raise DemoFailed(
                     f"{phase} took more than {seconds:.0f} s; the recommender's log ends with:\n"
-                    f"{self._tail('recommender.log')}"
+                    f"{self._tail('recommender')}"
                 )
-            self._look(display, phase, consumers)
+            self._look(display, phase)
 
-    def _look(self, display: Display, phase: str, consumers: Sequence[subprocess.Popen[bytes]]) -> None:
+    def _look(self, display: Display, phase: str) -> None:
         time.sleep(0.25)
         self._watch.look()
+        if self._plan.kill and not self._killed and len(self._watch.lines) >= self._plan.events // 2:
+            self._kill_recommender()
         display.show(self._watch.figures(phase))
-        for consumer in consumers:
+        for name, consumer in self._consumers.items():
             if consumer.poll() is not None:
-                raise ServiceUnreachable(
-                    f"a consumer ended with code {consumer.returncode}; the recommender's log ends with:\n"
-                    f"{self._tail('recommender.log')}"
-                )
+                raise ServiceUnreachable(f"the {name} ended with code {consumer.returncode}:\n{self._tail(name)}")
+
+    def _log(self, name: str) -> Path:
+        return self._plan.folder / f"{name}.log"
 
     def _tail(self, name: str) -> str:
-        path = self._plan.folder / name
+        path = self._log(name)
         return "\n".join(path.read_text(errors="replace").splitlines()[-8:]) if path.exists() else "(empty)"
-
-    def _consumer(self, name: str, log: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        # Three seconds: a restart after the kill waits so long to see that the dead worker's leases stand still.
-        arguments = ["-A", f"streamproc_consumers.{name}:app", "--log-format", "json", "--failover-seconds", "3"]
-        return _started([*_streamproc("run"), *arguments], self._environment, log)
 
     def _replay(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
         plan = self._plan
@@ -231,7 +238,7 @@ class _Session:
             "--journal": plan.folder / "journal.jsonl",
         }
         words = [str(word) for option in options.items() for word in option]
-        return _started([*_streamproc("replay"), *words], self._environment, plan.folder / "replay.log")
+        return _started([*_streamproc("replay"), *words], self._environment, self._log("replay"))
 
     def prove(self) -> Result:
         """Read everything back and compute the figures."""
@@ -309,11 +316,17 @@ class _Session:
 def _started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process of the demonstration, ended with the block whatever happens in it.
 
-    It has a session of its own: Ctrl-C reaches the demonstration, which ends its processes before the stack.
+    It has a session of its own: Ctrl-C reaches the demonstration, which ends its processes before the stack. On Linux
+    it also ends with this process, however that dies.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603  # our own commands
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            tethered(command),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         yield process

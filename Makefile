@@ -1,0 +1,43 @@
+# Five verbs: setup, lint, test, demo, bench. Each one sets up what it needs first.
+.DEFAULT_GOAL := help
+.PHONY: help setup lock lint test test-long demo bench clean
+SHELL := /bin/bash
+
+BIN := .venv/bin
+STAMP := .venv/.setup
+PYPROJECTS := pyproject.toml producers/pyproject.toml models/pyproject.toml consumers/pyproject.toml
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP) ## Make .venv with exactly requirements.lock (PYTHON=python3.12 chooses another Python)
+
+$(STAMP): requirements.lock $(PYPROJECTS) tools/setup.sh
+	@mkdir -p build
+	@tools/setup.sh
+	@touch $@
+
+lock: ## Resolve all dependencies anew and write requirements.lock
+	@tools/lock.sh
+
+lint: $(STAMP) ## Check style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP) ## Run all tests but the long ones (ARGS=... goes to pytest)
+	@$(BIN)/pytest -m "not long" --figures build/test.json $(ARGS)
+
+test-long: $(STAMP) ## Run the tests that take minutes
+	@$(BIN)/pytest -m long --figures build/test-long.json $(ARGS)
+
+demo: $(STAMP) ## Run the demonstration on the local AWS stack (ARGS=--help tells its options)
+	@$(BIN)/streamproc demo $(ARGS)
+
+bench: $(STAMP) ## Measure throughput and latency
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean: ## Remove what was built; .venv and .uv stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +

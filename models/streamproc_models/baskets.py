@@ -1,0 +1,56 @@
+"""Replays a log through the live fold, and notes each basket with the state before it: point in time, no leak.
+
+A *basket* is the purchases of one order. It begins with the user's first addition to the cart (or purchase) after the
+last purchase of the order before; the state before that event is what a recommendation could have known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from streamproc_models.features import UserState, encode_state, fold, new_state
+from streamproc_producers.events import CartEvent, EventType
+
+
+class Basket(msgspec.Struct, gc=False):
+    """One order of one user."""
+
+    user_id: str
+    #: Event time of its first purchase, seconds since the epoch.
+    at: float
+    #: The encoded state before its first event; None where that is the user's first event of all.
+    state: bytes | None
+    #: The items bought, each with its unit price (NaN where none was told).
+    prices: dict[str, float]
+
+
+def replay(events: Iterable[CartEvent]) -> list[Basket]:
+    """The baskets of these events, in the order of their first purchases.
+
+    ``events`` must be in the order of the log. States start empty, so the first events decide what they can know.
+    """
+    states: dict[str, UserState] = {}
+    #: The state before the first addition since the last purchase.
+    begun: dict[str, bytes | None] = {}
+    latest: dict[str, Basket] = {}
+    baskets: list[Basket] = []
+    for event in events:
+        user_id, event_type = event.user_id, event.event_type
+        purchase = event_type is EventType.PURCHASE
+        state = states.get(user_id)
+        if (purchase or event_type is EventType.ADD_TO_CART) and user_id not in begun:
+            begun[user_id] = None if state is None else encode_state(state)
+        if state is None:
+            state = states[user_id] = new_state()
+        orders = state.orders
+        fold(state, event)
+        if purchase:
+            before = begun.pop(user_id)
+            if state.orders > orders:
+                latest[user_id] = Basket(user_id, event.at, before, {})
+                baskets.append(latest[user_id])
+            latest[user_id].prices[event.item_id] = math.nan if event.price is None else event.price
+    return baskets

@@ -1,0 +1,253 @@
+"""The bundle: what is promoted. A folder of data files and a manifest that proves them; nothing in it is code.
+
+    manifest.json       what the bundle is, and the SHA-256 of every other file
+    model.ubj           the booster, XGBoost's own format; absent where there was too little to train on
+    catalogue.msgpack   item table and neighbours
+    golden.msgpack      rows of the matrix and the scores they must get
+
+:func:`load` believes nothing: digests, feature schema and fold version must match this code, and the golden rows must
+score the same within 1e-6.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from streamproc.errors import SettingsError
+from streamproc_models.catalogue import Catalogue
+from streamproc_models.errors import BundleInvalid
+from streamproc_models.features import FEATURE_NAMES, FOLD_VERSION, schema_hash
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+MODEL = "model.ubj"
+CATALOGUE = "catalogue.msgpack"
+GOLDEN = "golden.msgpack"
+#: Largest difference of a golden row's score. Other processors add up the same trees with other rounding.
+GOLDEN_TOLERANCE = 1e-6
+#: Predictions before a loaded model is handed out: the first calls of a booster are several times slower.
+_WARM_UP_CALLS = 5
+
+T = TypeVar("T")
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle says of itself."""
+
+    format_version: int = FORMAT_VERSION
+    #: From the content: equal bundles have equal versions.
+    model_version: str
+    #: The features in the order of the columns, and the hash over their declarations.
+    features: tuple[str, ...]
+    schema_hash: str
+    fold_version: int
+    #: First and last event time of the log that it was trained on, RFC 3339.
+    trained_from: str
+    trained_until: str
+    #: On the validation slice, for cold and warm states: metric -> value, for the model and each baseline beside it.
+    metrics: dict[str, dict[str, dict[str, float]]]
+    xgboost_version: str
+    #: File name -> SHA-256.
+    files: dict[str, str]
+
+
+class Bundle(msgspec.Struct, frozen=True):
+    """A bundle in memory."""
+
+    manifest: Manifest
+    catalogue: Catalogue
+    #: None where the bundle has no model: then popularity ranks.
+    booster: xgboost.Booster | None
+
+    @property
+    def model_version(self) -> str:
+        """The version that goes into every recommendation."""
+        return self.manifest.model_version
+
+    @property
+    def item_snapshot(self) -> str:
+        """Which cross-user values (popularity, neighbours) are in force: the bundle's own."""
+        return f"bundle:{self.manifest.model_version}"
+
+
+class _Array(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class _Catalogue(msgspec.Struct):
+    ids: list[str]
+    names: list[str]
+    features: _Array
+    neighbours: _Array
+    links: _Array
+
+
+class _Golden(msgspec.Struct):
+    rows: _Array
+    scores: _Array
+
+
+def predict(booster: xgboost.Booster, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities float32 [rows]: one call, in the thread of the caller."""
+    scores: NDArray[np.float32] = booster.inplace_predict(rows, validate_features=False)
+    return scores
+
+
+def write(
+    path: Path,
+    catalogue: Catalogue,
+    booster: xgboost.Booster | None,
+    *,
+    golden_rows: NDArray[np.float32],
+    trained_from: str,
+    trained_until: str,
+    metrics: dict[str, dict[str, dict[str, float]]],
+) -> Manifest:
+    """Write a bundle to a folder, which is made where there is none. Equal input gives equal bytes.
+
+    Raises SettingsError where the folder cannot be written.
+    """
+    contents = {CATALOGUE: _encode_catalogue(catalogue)}
+    if booster is not None:
+        contents[MODEL] = bytes(booster.save_raw("ubj"))
+        scores = predict(_booster(contents[MODEL]), golden_rows)
+        contents[GOLDEN] = msgspec.msgpack.encode(_Golden(_packed(golden_rows), _packed(scores)))
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
+    manifest = Manifest(
+        model_version=_version(files),
+        features=FEATURE_NAMES,
+        schema_hash=schema_hash(),
+        fold_version=FOLD_VERSION,
+        trained_from=trained_from,
+        trained_until=trained_until,
+        metrics=metrics,
+        xgboost_version=xgboost.__version__,
+        files=files,
+    )
+    # The manifest comes last: what it does not prove is not loaded, so half a write never is.
+    contents[MANIFEST] = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            (path / name).write_bytes(content)
+    except OSError as error:
+        raise SettingsError(f"the bundle cannot be written to {path}: {error}") from error
+    return manifest
+
+
+def load(path: Path) -> Bundle:
+    """Read, prove and warm up a bundle. Raises BundleInvalid with the name of the file that is wrong."""
+    manifest = _decoded(path / MANIFEST, _read(path / MANIFEST), msgspec.json.Decoder(Manifest))
+    _check_versions(path / MANIFEST, manifest)
+    contents = {name: _proven(path / name, digest) for name, digest in manifest.files.items()}
+    if CATALOGUE not in contents or (MODEL in contents) != (GOLDEN in contents):
+        raise BundleInvalid(f"{path / MANIFEST} lists {', '.join(contents)}: a file is missing there; train it again")
+    stored = _decoded(path / CATALOGUE, contents[CATALOGUE], msgspec.msgpack.Decoder(_Catalogue))
+    catalogue = Catalogue(
+        stored.ids,
+        stored.names,
+        features=_unpacked(stored.features),
+        neighbours=_unpacked(stored.neighbours),
+        links=_unpacked(stored.links),
+    )
+    if MODEL not in contents:
+        return Bundle(manifest, catalogue, None)
+    booster = _booster(contents[MODEL])
+    golden = _decoded(path / GOLDEN, contents[GOLDEN], msgspec.msgpack.Decoder(_Golden))
+    _check_golden(path, booster, _unpacked(golden.rows), _unpacked(golden.scores))
+    return Bundle(manifest, catalogue, booster)
+
+
+def _check_versions(path: Path, manifest: Manifest) -> None:
+    for what, theirs, ours in (
+        ("format version", manifest.format_version, FORMAT_VERSION),
+        ("fold version", manifest.fold_version, FOLD_VERSION),
+        ("feature schema", manifest.schema_hash, schema_hash()),
+    ):
+        if theirs != ours:
+            raise BundleInvalid(
+                f"{path} has {what} {theirs} and this code {ours}: the columns would not mean what the model learned;"
+                " train a bundle with this version, or deploy the version that wrote it"
+            )
+    if manifest.model_version != _version(manifest.files):
+        raise BundleInvalid(
+            f"{path} calls itself {manifest.model_version} and its files make {_version(manifest.files)}:"
+            " it was changed after training; copy the bundle again"
+        )
+
+
+def _check_golden(
+    path: Path, booster: xgboost.Booster, rows: NDArray[np.float32], expected: NDArray[np.float32]
+) -> None:
+    for _ in range(_WARM_UP_CALLS):
+        scores = predict(booster, rows)
+    worst = float(np.max(np.abs(scores - expected), initial=0.0))
+    if not worst <= GOLDEN_TOLERANCE:
+        raise BundleInvalid(
+            f"{path / GOLDEN}: a golden row scores {worst:.2g} off what it did when the model was trained; this"
+            f" XGBoost ({xgboost.__version__}) does not compute what the model means: install the manifest's version"
+        )
+
+
+def _booster(model: bytes) -> xgboost.Booster:
+    booster = xgboost.Booster()
+    booster.load_model(bytearray(model))
+    # One thread: in a batch of this size more cost more than they bring, and on a shared machine they stall it.
+    booster.set_param({"nthread": 1})
+    return booster
+
+
+def _version(files: Mapping[str, str]) -> str:
+    content = msgspec.json.encode([sorted(files.items()), schema_hash(), FOLD_VERSION])
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleInvalid(f"{path} cannot be read ({error.strerror}): copy the bundle again, or train one") from error
+
+
+def _proven(path: Path, digest: str) -> bytes:
+    content = _read(path)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BundleInvalid(f"{path} is not the file that the manifest lists (SHA-256 differs): copy the bundle again")
+    return content
+
+
+def _decoded(path: Path, content: bytes, decoder: Any) -> Any:
+    try:
+        return decoder.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleInvalid(f"{path} is not readable ({error}): copy the bundle again") from error
+
+
+def _encode_catalogue(catalogue: Catalogue) -> bytes:
+    return msgspec.msgpack.encode(
+        _Catalogue(
+            catalogue.ids,
+            catalogue.names,
+            _packed(catalogue.features),
+            _packed(catalogue.neighbours),
+            _packed(catalogue.links),
+        )
+    )
+
+
+def _packed(array: NDArray[Any]) -> _Array:
+    return _Array(array.dtype.newbyteorder("<").str, array.shape, array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+
+def _unpacked(array: _Array) -> NDArray[Any]:
+    return np.frombuffer(array.data, np.dtype(array.dtype)).reshape(array.shape)

@@ -1,0 +1,131 @@
+"""The command ``train``."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from streamproc.errors import DecodeError, SettingsError
+from streamproc_models.evaluation import Judgement
+from streamproc_models.training import TrainingReport, TrainingSettings, train as train_bundle
+from streamproc_producers.events import CartEvent, decode
+from streamproc_producers.retail import RetailLog, default_data_path, item_names
+
+EXAMPLES = """\b
+Examples:
+  Train on everything before November and write the bundle:
+    streamproc train --cut 2011-11-01 --out bundle
+\b
+  On your own log, one event a line as on the stream, with the items' names:
+    streamproc train --events events.jsonl.gz --names items.csv --cut 2026-05-01 --out bundle
+\b
+Exit codes:
+   0  the bundle is written
+   2  an option or the data cannot be used
+  12  the log has no order before the cut
+"""
+_JSON_LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_METRICS = {"hit_rate_at_10": "hit rate@10", "recall_at_10": "recall@10", "ndcg_at_10": "NDCG@10"}
+_STATES = {"cold": "states that began ten days ago", "warm": "states that know the whole log"}
+
+
+@click.command(epilog=EXAMPLES)
+@click.option(
+    "--events",
+    type=click.Path(path_type=Path),
+    help="The log: cart events, a line of JSON each, in their order (.jsonl, .jsonl.gz), or the UCI Online Retail CSV."
+    " Default: the CSV in STREAMPROC_DATA_DIR, else the sample.",
+)
+@click.option(
+    "--names",
+    type=click.Path(path_type=Path),
+    help="Item names, a line of item_id,name each, without a head. The UCI CSV brings its own.",
+)
+@click.option("--cut", type=click.DateTime(), required=True, help="Train on the events before it (UTC).")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The bundle's folder.")
+@click.option("--seed", type=int, default=TrainingSettings().seed, show_default=True, help="Equal seeds, equal bytes.")
+def train(events: Path | None, names: Path | None, cut: datetime, out: Path, seed: int) -> None:
+    """Train the ranker on a log of cart events and write a bundle.
+
+    The log is replayed through the live code. The last ten days before the cut are held out to choose the number of
+    trees, and for the metrics that are printed beside two baselines; the bundle's model then learns from them, too.
+    """
+    until = cut.replace(tzinfo=UTC)
+    path = default_data_path(events)
+    log: RetailLog | Iterator[CartEvent]
+    if path.name.endswith(_JSON_LINES):
+        log, names_of = _json_lines(path), {} if names is None else _names(names)
+    else:
+        log, names_of = RetailLog(path, until=until), item_names(path) if names is None else _names(names)
+    console = Console(stderr=True)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("reading events", total=None)
+        report = train_bundle(
+            log,
+            until,
+            out,
+            names=names_of,
+            settings=TrainingSettings(seed=seed),
+            progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )
+        bar.update(task, description="done", completed=1, total=1)
+    _print(report, out)
+
+
+def _print(report: TrainingReport, out: Path) -> None:
+    console = Console()
+    for states, judgement in report.validation.items():
+        console.print(_table(_STATES[states], judgement))
+    console.print(
+        f"{report.events:,} events, {report.baskets:,} baskets; learned from {report.labelled_baskets:,} baskets"
+        f" ({report.rows:,} rows)"
+    )
+    if report.has_model:
+        console.print(f"{report.trees} trees; predicted by observed positives: {report.calibration:.2f}")
+    else:
+        console.print("[yellow]Too few baskets to train a model: the bundle ranks by popularity.[/yellow]")
+    console.print(f"[bold]{out}[/bold] holds model [bold]{report.model_version}[/bold]")
+
+
+def _table(states: str, judgement: Judgement) -> Table:
+    table = Table(title=f"Next basket, {states}: {judgement.baskets:,} held-out baskets of {judgement.users:,} users")
+    table.add_column("ranking")
+    for heading in _METRICS.values():
+        table.add_column(heading, justify="right")
+    for name, values in judgement.asdict().items():
+        cells = [f"{values[metric]:.3f}" for metric in _METRICS]
+        table.add_row(name.replace("_", " "), *cells, style="bold" if name == "model" else None)
+    return table
+
+
+def _json_lines(path: Path) -> Iterator[CartEvent]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield decode(line)
+                except DecodeError as error:
+                    raise SettingsError(f"{path}, line {number}: {error.reason}; mend or remove the line") from error
+    except (OSError, EOFError) as error:
+        raise SettingsError(f"{path} cannot be read to its end: {error}") from error
+
+
+def _names(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    names: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        item_id, comma, name = line.partition(",")
+        if not comma:
+            raise SettingsError(f"{path}, line {number}: {line!r} is not item_id,name")
+        names[item_id] = name.strip().strip('"')
+    return names

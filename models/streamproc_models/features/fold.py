@@ -1,0 +1,237 @@
+"""The fold: one event into one user's state. Pure, deterministic, and with no clock but the events' own.
+
+A *late* event is one older than the user's latest (by event time). It never moves ``last_at`` back:
+
+- it counts in its own tile where that tile is still inside its window, else in none;
+- a decayed counter as of t0 takes v += 2^(-(t0 - t) / H), the same as if it had come in time;
+- it counts for its item, and changes the cart only if it is not older than that item's last event;
+- a late purchase of another order than the last one counts as a line, not as an order.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+
+import numpy as np
+
+from streamproc_models.features.state import (
+    ADD,
+    DECAYED,
+    HALF_LIVES,
+    ID_BYTES_KEPT,
+    ID_BYTES_MAX,
+    ITEM,
+    ITEM_DTYPE,
+    ITEMS_KEPT,
+    ITEMS_MAX,
+    KINDS,
+    PURCHASE,
+    REMOVE,
+    TILE,
+    VIEW,
+    UserState,
+)
+from streamproc_producers.events import CartEvent, EventType
+
+#: Grows whenever a state folded by older code would mean something else to this code.
+FOLD_VERSION = 1
+
+#: Weight of an event in its item's interest, by kind. A removal undoes the cart, not the interest.
+INTEREST = (0.1, 0.5, 0.0, 1.0)
+#: Half-life of an item's interest, in seconds.
+INTEREST_HALF_LIFE = HALF_LIVES[-1]
+#: Purchases without an order id belong to one order if they are not further apart than this, in seconds.
+ORDER_GAP_MAX = 1_800.0
+
+#: Tile lengths in seconds, and how many tiles a state keeps of each: the window's and the one its tail is in.
+FIVE_MINUTES, HOUR, DAY = 300, 3_600, 86_400
+TILES_5M, TILES_1H, TILES_1D = 13, 25, 31
+
+_U2_MAX = 0xFFFF
+_U4_MAX = 0xFFFFFFFF
+_PRICE_MAX = 1e6
+_COUNT = struct.Struct("<H")
+_NUMBER = struct.Struct("<I")
+_NEW_ITEM = bytes(ITEM.size)
+_PER_KIND = len(HALF_LIVES)
+
+
+def fold(state: UserState, event: CartEvent) -> UserState:
+    """The state with the event in it; changes ``state`` and returns it."""
+    event_type = event.event_type
+    if event_type is EventType.ADD_TO_CART:
+        kind = ADD
+    elif event_type is EventType.PURCHASE:
+        kind = PURCHASE
+    elif event_type is EventType.VIEW:
+        kind = VIEW
+    else:
+        kind = REMOVE
+    # The records hold 32 bits of seconds: 1970 to 2106.
+    at = min(max(event.ts.timestamp(), 0.0), float(_U4_MAX))
+    if at < state.last_at:
+        state.late_events += 1
+    _count_in_tiles(state, kind, int(at))
+    _decay(state, kind, at)
+    if at > state.last_at:
+        state.last_at = at
+    new_order = kind == PURCHASE and _count_order(state, event, at)
+    _touch_item(state, event, kind, int(at), new_order)
+    return state
+
+
+def _count_in_tiles(state: UserState, kind: int, second: int) -> None:
+    latest = max(second, int(state.last_at))
+    for tiles, length, kept in (
+        (state.tiles_5m, FIVE_MINUTES, TILES_5M),
+        (state.tiles_1h, HOUR, TILES_1H),
+        (state.tiles_1d, DAY, TILES_1D),
+    ):
+        number = second // length
+        start = len(tiles) - TILE.size
+        if start < 0 or _NUMBER.unpack_from(tiles, start)[0] != number:
+            oldest = latest // length - kept + 1
+            if number < oldest:
+                continue
+            while tiles and _NUMBER.unpack_from(tiles)[0] < oldest:
+                del tiles[: TILE.size]
+            start = _tile_of(tiles, number)
+        offset = start + _NUMBER.size + kind * _COUNT.size
+        count = _COUNT.unpack_from(tiles, offset)[0]
+        if count < _U2_MAX:
+            _COUNT.pack_into(tiles, offset, count + 1)
+
+
+def _tile_of(tiles: bytearray, number: int) -> int:
+    """Where the tile of this number starts; it is made where there is none. Most are at the end."""
+    end = len(tiles)
+    while end:
+        stored = _NUMBER.unpack_from(tiles, end - TILE.size)[0]
+        if stored == number:
+            return end - TILE.size
+        if stored < number:
+            break
+        end -= TILE.size
+    tiles[end:end] = TILE.pack(number, *[0] * len(KINDS))
+    return end
+
+
+def _decay(state: UserState, kind: int, at: float) -> None:
+    values = list(DECAYED.unpack_from(state.decayed))
+    elapsed = at - state.last_at
+    first = kind * _PER_KIND
+    if elapsed > 0:
+        factors = [math.exp2(-elapsed / half_life) for half_life in HALF_LIVES]
+        values = [value * factor for value, factor in zip(values, factors * len(KINDS), strict=True)]
+        elapsed = 0.0
+    for index, half_life in enumerate(HALF_LIVES, first):
+        values[index] += math.exp2(elapsed / half_life) if elapsed else 1.0
+    DECAYED.pack_into(state.decayed, 0, *values)
+
+
+def _count_order(state: UserState, event: CartEvent, at: float) -> bool:
+    """Count a purchase line; whether it begins an order."""
+    state.order_lines += 1
+    if event.price is not None:
+        state.price_sum += min(event.price, _PRICE_MAX)
+        state.priced_lines += 1
+    order = zlib.crc32(event.order_id.encode()) if event.order_id is not None else 0
+    if state.orders:
+        same = order == state.last_order and (order != 0 or at - state.last_order_at <= ORDER_GAP_MAX)
+        if same or at < state.last_order_at:
+            if same:
+                state.last_order_at = max(state.last_order_at, at)
+            return False
+    else:
+        state.first_order_at = at
+    state.orders += 1
+    state.last_order = order
+    state.last_order_at = at
+    return True
+
+
+def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_order: bool) -> None:
+    """Move the item to the end of the history, with the event in its record."""
+    item_ids, items, item_id = state.item_ids, state.items, event.item_id
+    if item_id in item_ids:
+        index = item_ids.index(item_id)
+        start = index * ITEM.size
+        record = ITEM.unpack_from(items, start)
+        if index != len(item_ids) - 1:
+            del item_ids[index]
+            item_ids.append(item_id)
+            del items[start : start + ITEM.size]
+            items += _NEW_ITEM
+    else:
+        id_bytes = len(item_id.encode())
+        if len(item_ids) >= ITEMS_MAX or state.id_bytes + id_bytes > ID_BYTES_MAX:
+            _cut_history(state)
+        item_ids.append(item_id)
+        items += _NEW_ITEM
+        state.id_bytes += id_bytes
+        record = ITEM.unpack_from(items, len(items) - ITEM.size)
+    last_at, purchased_at, interest, views, adds, removes, purchases, orders, first_order, last_order, in_cart = record
+
+    late = second < last_at
+    if late:
+        interest += INTEREST[kind] * math.exp2((second - last_at) / INTEREST_HALF_LIFE)
+    else:
+        if second > last_at:
+            interest *= math.exp2((last_at - second) / INTEREST_HALF_LIFE)
+        interest += INTEREST[kind]
+        last_at = second
+
+    if kind == ADD:
+        adds += 1
+        if not late:
+            in_cart = min(in_cart + (event.quantity or 1), _U2_MAX)
+    elif kind == PURCHASE:
+        purchases += 1
+        purchased_at = max(purchased_at, second)
+        order = min(state.orders, _U2_MAX)
+        if new_order or last_order != order:
+            orders += 1
+            last_order = order
+            first_order = first_order or order
+        if not late:
+            in_cart = 0
+    elif kind == VIEW:
+        views += 1
+    else:
+        removes += 1
+        if not late:
+            # Without a quantity, all of the item leaves the cart.
+            in_cart = max(in_cart - event.quantity, 0) if event.quantity is not None else 0
+    ITEM.pack_into(
+        items,
+        len(items) - ITEM.size,
+        last_at,
+        purchased_at,
+        interest,
+        min(views, _U2_MAX),
+        min(adds, _U2_MAX),
+        min(removes, _U2_MAX),
+        min(purchases, _U2_MAX),
+        min(orders, _U2_MAX),
+        first_order,
+        last_order,
+        in_cart,
+    )
+
+
+def _cut_history(state: UserState) -> None:
+    """Keep what is in the cart first, then the items of most interest as of now; of equals the last touched.
+
+    At most ITEMS_KEPT items stay, and as many as have ID_BYTES_KEPT bytes of ids together. Their order stays.
+    """
+    records = np.frombuffer(bytes(state.items), ITEM_DTYPE)
+    age = state.last_at - records["last_at"]
+    interest = records["interest"] * np.exp2(-age / INTEREST_HALF_LIFE)
+    best_first = np.lexsort((-np.arange(len(records)), -interest, records["in_cart"] == 0))[:ITEMS_KEPT]
+    id_bytes = np.array([len(state.item_ids[index].encode()) for index in best_first])
+    kept = np.sort(best_first[np.cumsum(id_bytes) <= ID_BYTES_KEPT])
+    state.item_ids = [state.item_ids[index] for index in kept]
+    state.items = bytearray(records[kept].tobytes())
+    state.id_bytes = sum(len(item_id.encode()) for item_id in state.item_ids)

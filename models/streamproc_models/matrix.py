@@ -1,0 +1,47 @@
+"""The feature matrix: one float32 row a user and candidate, for all users of a batch.
+
+Live scoring and training call this same code, so a row is the same in both, bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamproc_models.candidates import Candidates
+from streamproc_models.catalogue import Catalogue
+from streamproc_models.features.columns import Columns, history_features
+from streamproc_models.features.schema import FEATURES, MISSING, Scope, columns as columns_of
+
+_USER, _ITEM = columns_of(Scope.USER), columns_of(Scope.ITEM)
+_HISTORY, _CANDIDATE = columns_of(Scope.HISTORY), columns_of(Scope.CANDIDATE)
+_PRICE = [feature.name for feature in FEATURES].index("item_price") - _ITEM.start
+
+
+class Matrix:
+    """Builds matrices in memory that is used again: a matrix is valid until the next call."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty((0, len(FEATURES)), dtype=np.float32)
+
+    def build(self, columns: Columns, candidates: Candidates, catalogue: Catalogue) -> NDArray[np.float32]:
+        """float32 [rows, features], the rows of ``candidates``; ``now`` is each user's last event time."""
+        rows = len(candidates.users)
+        if rows > len(self._memory):
+            self._memory = np.empty((rows, len(FEATURES)), dtype=np.float32)
+        matrix = self._memory[:rows]
+        matrix[:, _USER] = columns.user_features[candidates.users]
+        matrix[:, _ITEM] = catalogue.features[candidates.codes]
+        # -1, of a candidate without history, is the last row.
+        matrix[:, _HISTORY] = history_features(columns)[candidates.records]
+        pair = matrix[:, _CANDIDATE]
+        pair[:, 0] = candidates.score
+        pair[:, 1] = candidates.strongest
+        pair[:, 2] = candidates.links
+        user_price = columns.user_price[candidates.users]
+        item_price = matrix[:, _ITEM][:, _PRICE]
+        pair[:, 3] = MISSING
+        np.divide(
+            item_price, user_price, out=pair[:, 3], where=(item_price >= 0) & (user_price > 0), casting="same_kind"
+        )
+        return matrix

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from streamproc_models.bundle import Bundle
+from streamproc_models.candidates import USERS_MAX, candidates
+from streamproc_models.features import UserState, encode_state, new_state
+from streamproc_models.features.columns import gather
+from streamproc_models.scorer import NO_CANDIDATES, NO_MODEL, Scorer, best_rows
+from streamproc_producers.events import CartEvent
+
+StatesOf = Callable[[list[CartEvent]], dict[str, UserState]]
+
+
+def test_a_list_has_k_items_of_falling_probability(shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle) -> None:
+    users = list(folded(shop_log).items())
+    ranked = Scorer(bundle).rank(users, k=7)
+    assert [one.user_id for one in ranked] == [user_id for user_id, _ in users]
+    for one in ranked:
+        assert one.fallback is None
+        assert [item.rank for item in one.items] == list(range(1, 8))
+        probabilities = [item.probability for item in one.items]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert all(0 < probability < 1 for probability in probabilities)
+        assert len({item.item_id for item in one.items}) == 7
+        assert all(item.name == f"Item {int(item.item_id[1:])}" for item in one.items)
+
+
+def test_ranking_changes_no_state(shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle) -> None:
+    states = folded(shop_log)
+    before = {user_id: encode_state(state) for user_id, state in states.items()}
+    Scorer(bundle).rank(list(states.items()))
+    assert {user_id: encode_state(state) for user_id, state in states.items()} == before
+
+
+def test_equal_scores_go_by_priority(shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle) -> None:
+    found = gather(list(folded(shop_log).values()), bundle.catalogue.codes)
+    proposed = candidates(found, bundle.catalogue)
+    rows, offsets = best_rows(np.full(len(proposed.codes), 0.5, dtype=np.float32), proposed, 10)
+    expected = [row for start in proposed.offsets[:-1].tolist() for row in range(start, start + 10)]
+    assert rows.tolist() == expected
+    assert offsets.tolist() == list(range(0, len(expected) + 1, 10))
+
+
+def test_a_user_of_unknown_items_gets_the_popular_ones_labelled(
+    shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle
+) -> None:
+    known = next(iter(folded(shop_log).values()))
+    unknown = msgspec.structs.replace(known, item_ids=["new " + item_id for item_id in known.item_ids])
+    ranked = Scorer(bundle).rank([("new", new_state()), ("known", known), ("unknown", unknown)], k=3)
+    assert [one.fallback for one in ranked] == [NO_CANDIDATES, None, NO_CANDIDATES]
+    assert [item.item_id for item in ranked[0].items] == bundle.catalogue.ids[:3]
+    assert {item.source for item in ranked[0].items} == {"popular"}
+    assert [item.rank for item in ranked[2].items] == [1, 2, 3]
+
+
+def test_without_a_model_popularity_ranks_labelled(shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle) -> None:
+    ranked = Scorer(msgspec.structs.replace(bundle, booster=None)).rank(list(folded(shop_log).items()), k=4)
+    assert {one.fallback for one in ranked} == {NO_MODEL}
+    assert all([item.item_id for item in one.items] == bundle.catalogue.ids[:4] for one in ranked)
+
+
+def test_no_users_get_no_lists(bundle: Bundle) -> None:
+    assert Scorer(bundle).rank([]) == []
+
+
+def test_more_users_than_one_call_holds_are_all_ranked(
+    shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle
+) -> None:
+    user_id, state = next(iter(folded(shop_log).items()))
+    ranked = Scorer(bundle, candidates_max=5).rank([(user_id, state)] * (USERS_MAX + 1), k=1)
+    assert len(ranked) == USERS_MAX + 1
+    assert ranked[0] == ranked[-1]

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# `make setup`: .venv with exactly requirements.lock, and the four distributions from this checkout, editable.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python3}
+UV_VERSION=0.13.8
+
+say() { echo "setup: $*"; }
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    fail "Python 3.11 or newer is needed and $PYTHON is not: apt-get install python3 python3-venv, or make setup PYTHON=/path/to/python3.11"
+
+# pip's settings name the index on many machines; uv does not read them.
+if [ -z "${UV_DEFAULT_INDEX:-}" ]; then
+    index=${PIP_INDEX_URL:-$("$PYTHON" -m pip config get global.index-url 2>/dev/null || true)}
+    [ -z "$index" ] || export UV_DEFAULT_INDEX=$index
+fi
+export UV_PYTHON_DOWNLOADS=never
+
+if uv=$(command -v uv); then
+    say "uv is $uv"
+elif [ -x .uv/bin/uv ]; then
+    uv=.uv/bin/uv
+    say "uv is $uv"
+else
+    say "no uv on PATH: installing uv $UV_VERSION into .uv"
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$PYTHON cannot make virtual environments: apt-get install python3-venv"
+    "$PYTHON" -m venv .uv
+    .uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+    uv=.uv/bin/uv
+fi
+
+if [ ! -x .venv/bin/python ]; then
+    say "making .venv with $("$PYTHON" --version)"
+    "$uv" venv --quiet --python "$PYTHON" .venv
+fi
+say "installing requirements.lock"
+"$uv" pip sync --quiet --python .venv/bin/python requirements.lock
+say "installing streamproc, -producers, -models and -consumers from this checkout"
+"$uv" pip install --quiet --python .venv/bin/python --no-deps --build-constraints requirements.lock \
+    -e . -e producers -e models -e consumers
+
+if ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "no Redis server on PATH: trying apt-get install redis-server"
+        # RUNLEVEL=1 keeps the package from starting a server of its own: the local stack starts one when it needs it.
+        (apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq -y redis-server) \
+            >build/apt.log 2>&1 || say "that failed (build/apt.log)"
+    fi
+    command -v redis-server >/dev/null ||
+        .venv/bin/python -c 'from streamproc.local.processes import find_redis; print("setup: the Redis server is", find_redis())' ||
+        say "no Redis server: install redis-server or valkey; make demo and make test need one"
+fi
+say "done"
