@@ -33,7 +33,7 @@ test-long: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/pytest -m long --figures build/test-long.json $(ARGS)
 
 demo: $(STAMP) ## Run the demonstration on the local AWS stack (ARGS=--help tells its options)
-	@$(BIN)/streamproc demo $(ARGS)
+	@$(BIN)/streamproc demo --json build/demo.json $(ARGS)
 
 bench: $(STAMP) ## Measure throughput and latency
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 _ACCOUNT = "123456789012"  # moto's own
 _READY_SECONDS_MAX = 60.0
+_PROFILE_NAMES = {"AWS_PROFILE", "AWS_DEFAULT_PROFILE"}
 #: Our moto processes, and the services of each.
 _SERVERS = {"kinesis": ("kinesis",), "dynamodb": ("dynamodb",), "aws": ("firehose", "s3")}
 
@@ -81,7 +82,7 @@ class LocalStack:
             raise MissingExtra("the local stack needs an extra: pip install 'streamproc[local]'")
         redis_server = find_redis()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._profile.write_text(f"[default]\nregion = {REGION}\n")
+        self._profile.write_text("[default]\n")
         deadline = time.monotonic() + _READY_SECONDS_MAX
         try:
             # All are started before any is waited for: moto's imports take a second of CPU in each.
@@ -160,7 +161,8 @@ class LocalStack:
             "AWS_ACCESS_KEY_ID": "local",  # moto takes any
             "AWS_SECRET_ACCESS_KEY": "local",
             "AWS_SESSION_TOKEN": "local",
-            "AWS_PROFILE": "default",
+            # Only in place of another: botocore reads the profiles once a process, perhaps before they were here.
+            **dict.fromkeys(_PROFILE_NAMES & os.environ.keys(), "default"),
             "AWS_CONFIG_FILE": str(self._profile),
             "AWS_SHARED_CREDENTIALS_FILE": str(self._profile),
             "AWS_EC2_METADATA_DISABLED": "true",

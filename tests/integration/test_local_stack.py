@@ -57,9 +57,17 @@ def create_table(stack: LocalStack) -> str:
     return table
 
 
-def test_a_program_is_pointed_at_the_stack_by_its_environment_alone(stack: LocalStack) -> None:
+def test_a_program_is_pointed_at_the_stack_by_its_environment_alone(
+    stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = unique("stream")
     stack.create_stream(stream, shards=3)
+    # What a developer's shell may hold; any of it would lead elsewhere, or nowhere.
+    monkeypatch.setenv("AWS_PROFILE", "production")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "expired")
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "example.org")
     program = (
         "import os, redis\n"
         "from streamproc.aws import aws_client\n"
@@ -69,17 +77,9 @@ def test_a_program_is_pointed_at_the_stack_by_its_environment_alone(stack: Local
         "aws_client('s3').list_buckets()\n"
         "print(redis.Redis.from_url(os.environ['STREAMPROC_REDIS_URL']).ping())\n"
     )
-    # What a developer's shell may hold; any of it would lead elsewhere, or nowhere.
-    shell = {
-        "AWS_PROFILE": "production",
-        "AWS_SESSION_TOKEN": "expired",
-        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
-        "HTTP_PROXY": "http://127.0.0.1:9",
-    }
-
     run = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, **shell, **stack.environment()},
+        env={**os.environ, **stack.environment()},
         capture_output=True,
         text=True,
         check=False,

@@ -97,5 +97,6 @@ def columns(scope: Scope) -> slice:
 
 
 def schema_hash() -> str:
-    """SHA-256 over the declarations in their order: what a model was trained on must be what it is given."""
-    return hashlib.sha256(msgspec.json.encode(FEATURES)).hexdigest()
+    """SHA-256 over what the columns are, in their order: what a model was trained on must be what it is given."""
+    declared = [(feature.name, feature.scope, feature.kind, feature.seconds) for feature in FEATURES]
+    return hashlib.sha256(msgspec.json.encode(declared)).hexdigest()

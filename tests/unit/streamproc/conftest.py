@@ -173,3 +173,13 @@ def make_record() -> Callable[..., Record]:
 @pytest.fixture
 def make_batch() -> Callable[[Iterable[Record]], Batch]:
     return batch
+
+
+@pytest.fixture
+def manual_clock() -> Callable[[], ManualClock]:
+    return ManualClock
+
+
+@pytest.fixture
+def sums() -> Callable[[], Sums]:
+    return Sums
