@@ -29,7 +29,7 @@ from streamproc_producers.retail import default_data_path
     show_default=True,
     help="Train on what came before, replay what came after.",
 )
-@click.option("--events", type=click.IntRange(min=100), default=40_000, show_default=True, help="Replay so many.")
+@click.option("--events", type=click.IntRange(min=100), default=100_000, show_default=True, help="Replay so many.")
 @click.option("--rate", type=float, default=200.0, show_default=True, help="Events a second in the steady phase.")
 @click.option("--rate-seconds", type=float, default=60.0, show_default=True, help="Length of the steady phase.")
 @click.option("--model", type=click.Path(path_type=Path), help="Use this bundle instead of training one.")
