@@ -32,8 +32,8 @@ events = st.builds(
     ts=st.datetimes(min_value=datetime(1971, 1, 1), timezones=st.just(UTC)),  # Hypothesis wants it naive
     session_id=st.none() | texts,
     order_id=st.none() | texts,
-    quantity=st.none() | st.integers(1, 2**63 - 1),
-    price=st.none() | st.floats(0, allow_nan=False, allow_infinity=False),
+    quantity=st.none() | st.integers(1, 1_000_000_000),
+    price=st.none() | st.floats(0, 1e12),
 )
 
 
@@ -78,10 +78,12 @@ def test_a_missing_field_is_named(field: str) -> None:
         ("session_id", 1),
         ("order_id", 536365),
         ("quantity", 0),
+        ("quantity", 2**70),
         ("quantity", -6),
         ("quantity", 1.5),
         ("quantity", "6"),
         ("price", -0.01),
+        ("price", 1e300),
         ("price", "2.55"),
     ],
 )
