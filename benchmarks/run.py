@@ -119,6 +119,7 @@ class Bench:
     def __init__(self, history: list[Record], measured: list[Record], bundle: Bundle, redis_url: str | None) -> None:
         self._measured = measured
         self._bundle = bundle
+        self._booster = cast("xgboost.Booster", bundle.booster)
         self._redis_url = redis_url
         self._runs = 0
         self._before = history[-1].position
@@ -202,18 +203,18 @@ class Bench:
 
         return timed(events, run)
 
-    def rows(self) -> list[NDArray[np.float32]]:
-        """The matrices that the worker scores at batches of 1,000."""
-        recording = RecordingBooster(self._bundle.booster)
-        self.worker(1_000, msgspec.structs.replace(self._bundle, booster=recording))
-        return recording.matrices
+    def rows(self) -> tuple[list[NDArray[np.float32]], int]:
+        """The matrices that the worker scores at batches of 1,000, and the number of users in them."""
+        recording = RecordingBooster(self._booster)
+        _, committed = self.worker(1_000, msgspec.structs.replace(self._bundle, booster=recording))
+        return recording.matrices, committed.outputs
 
     def floor(self, matrices: list[NDArray[np.float32]]) -> Measured:
         """The booster alone."""
 
         def run() -> None:
             for rows in matrices:
-                predict(cast("xgboost.Booster", self._bundle.booster), rows)
+                predict(self._booster, rows)
 
         return timed(len(self._measured), run)
 
@@ -265,9 +266,9 @@ def redis_server(folder: Path) -> Iterator[str | None]:
         child.stop()
 
 
-def measure(bench: Bench, one_at_a_time: int, booster_trees: int) -> dict[str, float]:
+def measure(bench: Bench, one_at_a_time_events: int) -> dict[str, float]:
     """All cases in turn, three rounds; the medians under the names of ``build/bench.json``."""
-    matrices = bench.rows()
+    matrices, users = bench.rows()
     runs: dict[str, list[dict[str, float]]] = {}
 
     def note(case: str, measured: Measured, **more: float) -> None:
@@ -279,24 +280,104 @@ def measure(bench: Bench, one_at_a_time: int, booster_trees: int) -> dict[str, f
         for size in BATCH_SIZES:
             measured, committed = bench.worker(size)
             steps = {f"{step}_us_per_event": s * 1e6 / committed.events for step, s in committed.step_seconds.items()}
-            note(f"batch_{size}", measured, events_per_user=committed.events / committed.outputs, **steps)
-        note("one_at_a_time", bench.one_at_a_time(one_at_a_time))
+            note(f"batch_{size}", measured, **steps, events_per_user=committed.events / committed.outputs)
+        note("one_at_a_time", bench.one_at_a_time(one_at_a_time_events))
         note("floor_1000", bench.floor(matrices))
     figures = {
         f"{case}_{name}": statistics.median(run[name] for run in rounds)
         for case, rounds in runs.items()
         for name in rounds[0]
     }
-    worker, one, floor = (
-        figures[f"{case}_events_per_cpu_second"] for case in ("batch_1000", "one_at_a_time", "floor_1000")
-    )
+    worker = figures["batch_1000_events_per_cpu_second"]
     rows = sum(len(matrix) for matrix in matrices)
     return {
-        "ratio_to_one_at_a_time_1000": worker / one,
-        "share_of_floor_1000": worker / floor,
-        "events_per_user_in_batch_1000": figures["batch_1000_events_per_user"],
-        "rows_scored_1000": rows,
-        "rows_per_user_1000": rows / committed_users(figures, bench),
-        "trees": booster_trees,
+        "ratio_to_one_at_a_time_1000": worker / figures["one_at_a_time_events_per_cpu_second"],
+        "share_of_floor_1000": worker / figures["floor_1000_events_per_cpu_second"],
+        "events_per_user_in_batch_1000": figures.pop("batch_1000_events_per_user"),
+        "scored_1000_rows": rows,
+        "scored_1000_rows_per_user": rows / users,
         **figures,
     }
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.partition(": ")[2] for line in cpuinfo.open() if "model name" in line] if cpuinfo.exists() else []
+    return {
+        "machine_cpu": models[0].strip() if models else platform.processor() or platform.machine(),
+        "machine_cores": os.cpu_count() or 1,
+        "python_version": platform.python_version(),
+        "xgboost_version": xgboost.__version__,
+    }
+
+
+def table(figures: dict[str, float], facts: dict[str, str | int]) -> str:
+    """The figures in Markdown."""
+    steps = [key.split("_")[2] for key in figures if key.startswith("batch_1000_") and key.endswith("us_per_event")]
+    header = ["", "events/CPU s", "events/s", *(f"{step} us" for step in steps)]
+    lines = [header, ["---", *["--:"] * (len(header) - 1)]]
+    for case in (*(f"batch_{size}" for size in BATCH_SIZES), "one_at_a_time", "floor_1000"):
+        rates = [figures[f"{case}_{name}"] for name in ("events_per_cpu_second", "events_per_second")]
+        microseconds = [figures.get(f"{case}_{step}_us_per_event") for step in steps]
+        cells = [f"{value:.1f}" if value is not None else "" for value in microseconds]
+        lines.append([case.replace("_", " "), *(f"{rate:,.0f}" for rate in rates), *cells])
+    return "\n".join(
+        [
+            "{machine_cpu}, {machine_cores} cores; Python {python_version}, XGBoost {xgboost_version};"
+            " {trees} trees; projection: {projection}".format(**facts),
+            "",
+            *(f"| {' | '.join(cells)} |" for cells in lines),
+            "",
+            "Batches of 1,000: {ratio_to_one_at_a_time_1000:.1f} times one event at a time;"
+            " {share_of_floor_1000:.0%} of the booster alone; {events_per_user_in_batch_1000:.2f} events a user in a"
+            " batch; {scored_1000_rows_per_user:.0f} rows a user.".format(**figures),
+        ]
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--events", type=int, default=200_000, help="events in the log, history included")
+    parser.add_argument("--measured", type=int, default=20_000, help="how many of them, the last, are measured")
+    parser.add_argument("--one-at-a-time", type=int, default=2_000, help="how many of those one at a time")
+    parser.add_argument("--users", type=int, default=5_000)
+    parser.add_argument("--items", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--model", type=Path, help="a bundle's folder; without it one is trained on the same shop")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
+    options = parser.parse_args()
+    if not 0 < options.one_at_a_time <= options.measured < options.events:
+        parser.error("--one-at-a-time must be above 0 and within --measured, and --measured below --events")
+    return options
+
+
+def main() -> None:
+    options = arguments()
+    with tempfile.TemporaryDirectory(prefix="streamproc-bench-") as folder, redis_server(Path(folder)) as redis_url:
+        say("simulating")
+        records = log(options)
+        if not options.model:
+            say("training")
+        bundle = load(options.model) if options.model else trained(options, Path(folder))
+        if bundle.booster is None:
+            sys.exit("the bundle has no booster, so nothing would be scored: give another one with --model")
+        say("folding the history")
+        bench = Bench(records[: -options.measured], records[-options.measured :], bundle, redis_url)
+        say("measuring")
+        figures = measure(bench, options.one_at_a_time)
+    facts = machine() | {
+        "trees": bundle.booster.num_boosted_rounds(),
+        "projection": "Redis" if redis_url else "memory (no Redis server was found)",
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({**facts, **{k: round(v, 3) for k, v in figures.items()}}, indent=2) + "\n")
+    print(table(figures, facts))
+
+
+def say(what: str) -> None:
+    print(f"{what} ...", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -40,7 +40,6 @@ Exit codes:
    7  the stream was deleted and made again
    8  a state was written by a newer fold
    9  something is not installed
-  10  the checkpoint is older than the stream's retention
   11  the model bundle cannot be used
  130  stopped by Ctrl-C
 """

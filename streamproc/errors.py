@@ -84,12 +84,6 @@ class MissingExtra(StreamprocError):
     exit_code = 9
 
 
-class RetentionExceeded(StreamprocError):
-    """The checkpoint is older than the stream's retention, so records between them are gone from Kinesis."""
-
-    exit_code = 10
-
-
 class Throttled(StreamprocError):
     """A service asked for fewer requests. It passes; raise the capacity if it lasts."""
 

@@ -100,9 +100,5 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
-    if (
-        exitstatus == pytest.ExitCode.OK
-        and config.option.markexpr == "long"
-        and not terminalreporter.stats.get("passed")
-    ):
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and config.option.markexpr == "long":
         terminalreporter.write_line("No test is marked `long` yet.")

@@ -34,6 +34,8 @@ from streamproc_producers.retail import default_data_path
 @click.option("--rate-seconds", type=float, default=60.0, show_default=True, help="Length of the steady phase.")
 @click.option("--model", type=click.Path(path_type=Path), help="Use this bundle instead of training one.")
 @click.option("--kill", is_flag=True, help="Kill the recommender with SIGKILL half-way, and start it again.")
+@click.option("--kinesis-port", type=int, help="Serve Kinesis here, for tools of your own.  [default: a free one]")
+@click.option("--redis-port", type=int, help="Serve Redis here, likewise.  [default: a free one]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here, too.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the model, the logs and the journals here.")
 def demo(
@@ -44,6 +46,8 @@ def demo(
     rate_seconds: float,
     model: Path | None,
     kill: bool,
+    kinesis_port: int | None,
+    redis_port: int | None,
     json_path: Path | None,
     keep: Path | None,
 ) -> None:
@@ -82,6 +86,8 @@ def demo(
             folder=folder,
             model=model,
             kill=kill,
+            kinesis_port=kinesis_port,
+            redis_port=redis_port,
         )
         result = run(plan, console)
     show(result, console)

