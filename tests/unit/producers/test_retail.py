@@ -169,9 +169,14 @@ def test_an_items_name_is_its_most_frequent_description_and_no_note_of_the_wareh
 def test_the_data_is_as_given_or_in_the_folder_of_the_variable_or_the_sample(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    mine, shared = tmp_path / "mine.csv", tmp_path / "online_retail.csv.gz"
+    mine.touch()
     monkeypatch.setenv("STREAMPROC_DATA_DIR", str(tmp_path))
-    assert default_data_path(Path("mine.csv")) == Path("mine.csv")
-    assert default_data_path() == tmp_path / "online_retail.csv.gz"
+    assert default_data_path(mine) == mine
+    with pytest.raises(SettingsError, match="mend STREAMPROC_DATA_DIR"):
+        default_data_path()
+    shared.touch()
+    assert default_data_path() == shared
     monkeypatch.delenv("STREAMPROC_DATA_DIR")
     assert default_data_path().name == "online_retail_2011-08_2011-11.csv.xz"
     monkeypatch.setattr("streamproc_producers.retail.SAMPLE", "gone.csv.xz")
