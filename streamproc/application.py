@@ -72,6 +72,10 @@ def load_application(path: str) -> Application:
     module_name, separator, variable = path.partition(":")
     if not separator or not module_name or not variable:
         raise ApplicationNotFound(f"-A {path!r}: write it as module:variable, as in -A shop.recommender:app")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ApplicationNotFound(
+            f"-A {path!r}: {module_name!r} is no module's name: write shop.app, not ./shop/app.py"
+        )
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -88,13 +92,17 @@ def load_application(path: str) -> Application:
         raise ApplicationNotFound(
             f"-A {path!r}: the module {module_name!r} defines no variable {variable!r}"
         ) from error
-    application = found() if callable(found) else found
+    application = found() if callable(found) and not isinstance(found, type) else found
     if not isinstance(application, Application):
         raise ApplicationNotFound(
-            f"-A {path!r}: {variable!r} is a {type(application).__name__}; an Application, or a function that returns"
+            f"-A {path!r}: {variable!r} is a {_kind(application)}; an Application, or a function that returns"
             " one, was expected"
         )
     return application
+
+
+def _kind(found: object) -> str:
+    return "class" if isinstance(found, type) else type(found).__name__
 
 
 def environment(name: str, *, default: str | None = None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal, overload
 
 import boto3.session
 from botocore.config import Config
 
-from streamproc.errors import translated
+from streamproc.errors import SettingsError, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -39,5 +40,10 @@ def aws_client(service: Literal["kinesis", "dynamodb", "firehose", "s3"]) -> obj
     Raises SettingsError where no region is set. Credentials are looked for at the first call.
     """
     with translated(f"making the {service} client"):
-        # A session of its own: boto3's default one is not thread-safe, and a producer makes its client in its thread.
-        return boto3.session.Session().client(service, config=_CONFIG)
+        # boto3 itself reads AWS_DEFAULT_REGION alone, unlike every other AWS SDK. A session of its own: the default one
+        # is not thread-safe, and a producer makes its client in its thread.
+        region = os.environ.get("AWS_REGION") or None
+        try:
+            return boto3.session.Session(region_name=region).client(service, config=_CONFIG)
+        except ValueError as error:
+            raise SettingsError(f"the {service} client cannot be made: {error}; mend AWS_ENDPOINT_URL") from error

@@ -21,11 +21,13 @@ class Kind(enum.StrEnum):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry. Position and kind identify it, so that a replay writes it once."""
+    """One entry. Position, kind and ordinal identify it, so that a replay writes it once."""
 
     shard_id: str
     position: Position
     kind: Kind
+    #: Tells apart the outputs that one record of a stateless application gave.
+    ordinal: int = 0
     #: A sentence for a person.
     reason: str
     #: The wrong field, where it is one field's fault.

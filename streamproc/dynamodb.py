@@ -36,8 +36,16 @@ def create_table(client: DynamoDBClient, table: str, *, hash_key: str, range_key
         except ClientError as error:
             if code_of(error) != "ResourceNotFoundException":
                 raise
-        else:
-            return
+            _create(client, table, schema, names)
+    with translated(f"waiting for the table {table}"):
+        # A table that was found may be in creation: another worker started a moment ago.
+        try:
+            client.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        except WaiterError as error:
+            raise TransientServiceError(f"the table {table} was not ready after 60 s") from error
+
+
+def _create(client: DynamoDBClient, table: str, schema: Any, names: list[str]) -> None:
     with translated(f"creating the table {table}"):
         try:
             client.create_table(
@@ -47,10 +55,6 @@ def create_table(client: DynamoDBClient, table: str, *, hash_key: str, range_key
                 BillingMode="PAY_PER_REQUEST",
             )
         except ClientError as error:
-            # Two workers start at once: the other one creates it.
+            # Two workers start at once, and the other one creates it.
             if code_of(error) != "ResourceInUseException":
                 raise
-        try:
-            client.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-        except WaiterError as error:
-            raise TransientServiceError(f"the table {table} was not ready after 60 s") from error

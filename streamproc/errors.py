@@ -13,11 +13,13 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError as BotoConnectionError,
+    CredentialRetrievalError,
     HTTPClientError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 
 
 class StreamprocError(Exception):
@@ -163,6 +165,8 @@ _PASSING = frozenset(
 _DENIED = frozenset(
     {
         "AccessDenied",
+        "403",  # HeadBucket has no body, and so no code
+        "Forbidden",
         "AccessDeniedException",
         "UnrecognizedClientException",
         "InvalidClientTokenId",
@@ -174,6 +178,10 @@ _DENIED = frozenset(
         "KMSAccessDeniedException",
     }
 )
+
+
+# No answer, an answer that is no answer (a proxy's page), or credentials that were not there for a moment.
+_PASSING_ERRORS = (BotoConnectionError, HTTPClientError, ResponseParserError, CredentialRetrievalError)
 
 
 def code_of(error: ClientError) -> str:
@@ -195,7 +203,7 @@ def is_transient(error: BaseException) -> bool:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return code_of(error) in _THROTTLES | _PASSING or status >= 500 or status == 429
     # HTTPClientError covers botocore's timeouts; the redis package's errors are translated in its own adapter.
-    return isinstance(error, (BotoConnectionError, HTTPClientError, ConnectionError, TimeoutError))
+    return isinstance(error, (*_PASSING_ERRORS, ConnectionError, TimeoutError))
 
 
 @contextmanager
@@ -215,7 +223,7 @@ def translated(what: str) -> Iterator[None]:
         ) from error
     except NoRegionError as error:
         raise SettingsError(f"{what}: no AWS region is set; set AWS_REGION or `region` in your AWS profile") from error
-    except (BotoConnectionError, HTTPClientError) as error:
+    except _PASSING_ERRORS as error:
         raise ServiceUnreachable(f"{what}: {error}") from error
     except BotoCoreError as error:
         raise SettingsError(f"{what}: {error}") from error

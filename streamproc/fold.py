@@ -213,9 +213,14 @@ class KeyStates:
                 self._entries.pop(state.key, None)
             elif self._entries[state.key].committed is state:
                 self._dirty.discard(state.key)
-        self._evict()
 
-    def _evict(self) -> None:
+    def committed(self, keys: Iterable[str]) -> list[StoredState]:
+        """The committed states of these keys, as far as they are in memory."""
+        entries = (self._entries.get(key) for key in keys)
+        return [entry.committed for entry in entries if entry is not None and entry.committed is not None]
+
+    def evict(self) -> None:
+        """Drop clean states beyond the bound, the least recently used first."""
         surplus = len(self._entries) - self._settings.states_in_memory_max
         if surplus <= 0:
             return

@@ -6,7 +6,7 @@ lock: a worker that sees it stand still for the failover time takes the lease, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -27,6 +27,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     #: A sequence number, or SHARD_END, TRIM_HORIZON or LATEST.
     checkpoint: str = TRIM_HORIZON
     checkpoint_sub_sequence_number: int = 0
+    #: Of a lease at LATEST: when it was made, seconds since the epoch. "Latest" would otherwise move with every start,
+    #: and what came between two of them would never be read. Ours; KCL keeps attributes that it does not know.
+    latest_since: float | None = None
     parent_shard_ids: frozenset[str] = frozenset()
     starting_hash_key: str = "0"
     ending_hash_key: str = str(2**128 - 1)
@@ -84,10 +87,21 @@ def alive(before: Sequence[Lease], after: Sequence[Lease], me: str) -> list[Leas
     return [lease for lease in others(after, me) if seen.get(lease.shard_id) != (lease.owner, lease.counter)]
 
 
+def ancestors(parents_of: Mapping[str, Collection[str]], shard_ids: Iterable[str]) -> set[str]:
+    """Every shard that these descend from, as far as the parents are known."""
+    found: set[str] = set()
+    waiting = [*shard_ids]
+    while waiting:
+        parents = set(parents_of.get(waiting.pop(), ())) - found
+        found |= parents
+        waiting += parents
+    return found
+
+
 def startable(leases: Sequence[Lease]) -> list[Lease]:
     """The leases whose shards may be read: not ended, and every parent that has a lease is.
 
-    A parent without a lease was trimmed, or ended long ago: nothing of it is left to read.
+    A parent without a lease was read before this application began, or KCL removed its lease when it was done.
     """
     by_shard = {lease.shard_id: lease for lease in leases}
     return [

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from streamproc.errors import DecodeError
+from streamproc.errors import DecodeError, is_transient
 from streamproc.record import Position, Record
 
 E = TypeVar("E")
@@ -135,7 +135,8 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
 def decode_all(processor: AnyProcessor, records: Sequence[Record]) -> tuple[list[Received[Any]], list[Rejected]]:
     """Decode a batch: the events in log order, and the records that are rejected.
 
-    Any error of ``decode`` rejects the record: it comes from the data, and the same data fails again.
+    An error of ``decode`` rejects the record: it comes from the data, and the same data fails again. One that passes,
+    such as a schema registry's timeout, is raised.
     """
     decode = processor.decode
     events: list[Received[Any]] = []
@@ -145,6 +146,8 @@ def decode_all(processor: AnyProcessor, records: Sequence[Record]) -> tuple[list
             events.append(Received(decode(record.data), record))
         except DecodeError as error:
             rejected.append(Rejected(record, error.reason, error.field))
-        except Exception as error:  # noqa: BLE001  # user code: whatever it raises must not stop the shard
+        except Exception as error:  # user code: whatever it raises of the data's own must not stop the shard
+            if is_transient(error):
+                raise
             rejected.append(Rejected(record, f"decode failed: {type(error).__name__}: {error}", None))
     return events, rejected

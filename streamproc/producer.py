@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import threading
 from collections import Counter
@@ -103,6 +104,7 @@ class Producer:
             clock=self._clock,
             telemetry=telemetry or Telemetry(),
         )
+        self._process_id = os.getpid()
         self._thread: threading.Thread | None = None
         self._sender_idle = False
         self._sender_lingers = False
@@ -128,6 +130,9 @@ class Producer:
                 f"the event has {record_bytes} bytes with its partition key: Kinesis takes {RECORD_BYTES_MAX}"
             )
         cost_bytes = record_bytes + _EVENT_COST_BYTES
+        if os.getpid() != self._process_id:
+            # The thread that sends did not come along, and the lock may be held for ever.
+            raise ProducerClosed("this producer was made before the process was forked: make one in each process")
         with self._lock:
             if self._closed:
                 raise ProducerClosed("put after close: create a new producer")

@@ -30,7 +30,9 @@ class Position(NamedTuple):
         Each integer is written behind the count of its digits. DynamoDB's numbers end at 38 digits and a sequence
         number has 56 (the API allows 129), so numbers are not an option there.
         """
-        return ".".join(f"{len(digits):03d}{digits}" for digits in map(str, self))
+        # Written out: it is called for every state that is stored, and a loop takes twice as long.
+        shard, sequence, sub = str(self[0]), str(self[1]), str(self[2])
+        return f"{len(shard):03d}{shard}.{len(sequence):03d}{sequence}.{len(sub):03d}{sub}"
 
     @classmethod
     def parse(cls, text: str) -> Position:

@@ -23,13 +23,15 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     ahead_seconds_max: float = 24 * 3600.0
 
     def __post_init__(self) -> None:
-        if self.checkpoint_seconds <= 0:
+        if not self.checkpoint_seconds > 0:
             raise SettingsError(f"checkpoint_seconds is {self.checkpoint_seconds}: it must be above 0")
         if not 1 <= self.dirty_keys_max <= self.states_in_memory_max:
             raise SettingsError(
                 f"dirty_keys_max is {self.dirty_keys_max} and states_in_memory_max {self.states_in_memory_max}: dirty"
                 " states are never evicted, so memory would grow beyond its bound before a checkpoint is due"
             )
+        if not self.ahead_seconds_max >= 0:
+            raise SettingsError(f"ahead_seconds_max is {self.ahead_seconds_max}: it must be 0 or more")
         if not 1024 <= self.state_bytes_max <= 350 * 1024:
             raise SettingsError(
                 f"state_bytes_max is {self.state_bytes_max}: it must be from 1024 to {350 * 1024}; DynamoDB refuses"
@@ -52,13 +54,15 @@ class LocalRunnerSettings(msgspec.Struct, frozen=True, kw_only=True):
     shard_sync_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.poll_seconds < 0.2:
+        if not self.poll_seconds >= 0.2:
             raise SettingsError(
                 f"poll_seconds is {self.poll_seconds}: below 0.2 Kinesis throttles, at five reads a second a shard"
             )
+        if not self.shard_sync_seconds > 0:
+            raise SettingsError(f"shard_sync_seconds is {self.shard_sync_seconds}: it must be above 0")
         if not 1 <= self.records_max <= 10_000:
             raise SettingsError(f"records_max is {self.records_max}: GetRecords takes a Limit from 1 to 10000")
-        if self.failover_seconds < 1:
+        if not self.failover_seconds >= 1:
             raise SettingsError(
                 f"failover_seconds is {self.failover_seconds}: below 1 a short pause would hand the shard to another"
                 " worker, which replays it"

@@ -6,6 +6,7 @@ and hot loops emit once a batch, never once a record.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -109,7 +110,7 @@ class ProjectionCaughtUp(TelemetryEvent, frozen=True, kw_only=True):
 
 
 class RetentionGapFound(TelemetryEvent, frozen=True, kw_only=True):
-    """Records between the checkpoint and the oldest one in the stream are gone: older than its retention."""
+    """The checkpoint's record is gone: it is older than the stream's retention, and what came after it may be too."""
 
     shard_id: str
     checkpoint: str
@@ -131,8 +132,14 @@ class RecordsSent(TelemetryEvent, frozen=True, kw_only=True):
 Subscriber = Callable[[TelemetryEvent], None]
 
 
+_logger = logging.getLogger("streamproc")
+
+
 class Telemetry:
-    """Hands each event to every subscriber, in the thread that emits it. Subscribers must be quick and thread-safe."""
+    """Hands each event to every subscriber, in the thread that emits it. Subscribers must be quick and thread-safe.
+
+    A subscriber that raises is logged and does not disturb what is being reported.
+    """
 
     def __init__(self, *subscribers: Subscriber) -> None:
         self._subscribers: tuple[Subscriber, ...] = subscribers
@@ -144,7 +151,10 @@ class Telemetry:
     def emit(self, event: TelemetryEvent) -> None:
         """Hand the event to every subscriber."""
         for subscriber in self._subscribers:
-            subscriber(event)
+            try:
+                subscriber(event)
+            except Exception:  # a metric that cannot be written must not cost a batch
+                _logger.exception("a telemetry subscriber failed on %s", event_name(type(event)))
 
 
 @lru_cache

@@ -26,8 +26,9 @@ import msgspec
 
 from streamproc.clock import Clock, backoff
 from streamproc.deadletter import DeadLetter, DeadLetterStore, Kind
-from streamproc.errors import StreamprocError, is_transient
+from streamproc.errors import SettingsError, StreamprocError, is_transient
 from streamproc.fold import KeyStates
+from streamproc.late import LateProjection, in_parts
 from streamproc.processor import AnyProcessor, Changed, KeyedProcessor, Processor, Received, Rejected, decode_all
 from streamproc.projection import Projection
 from streamproc.record import Batch, Position, Record, shard_number_of
@@ -38,12 +39,15 @@ from streamproc.state import StateStore, StoredState
 from streamproc.telemetry import (
     BatchCommitted,
     DeadLettered,
-    ProjectionCaughtUp,
-    ProjectionUnavailable,
     Retried,
     StateSuperseded,
     Telemetry,
 )
+
+#: States and dead letters that are written, and tried again, together.
+STATES_PER_WRITE = 500
+LETTERS_PER_WRITE = 25
+REASON_CHARACTERS_MAX = 2000
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -85,6 +89,11 @@ class ShardWorker:
         self.shard_id = shard_id
         self._hash_range = hash_range
         self._processor = processor
+        if not isinstance(processor, (Processor, KeyedProcessor)):
+            raise SettingsError(
+                f"the application's processor is a {type(processor).__name__}: a KeyedProcessor or a Processor was"
+                " expected"
+            )
         self._keyed = _Keyed(processor, settings, hash_range) if isinstance(processor, KeyedProcessor) else None
         self._ports = ports
         self._settings = settings
@@ -96,7 +105,9 @@ class ShardWorker:
         self._durable = self._done
         self._durable_at = clock.monotonic()
         self._dead_letters_ahead: set[Position] = set()
-        self._projection = _LateProjection(shard_id, ports.projection, clock, telemetry) if ports.projection else None
+        self._projection: LateProjection | None = None
+        if ports.projection and self._keyed:
+            self._projection = LateProjection(shard_id, ports.projection, self._latest, clock, telemetry)
 
     def start(self, checkpoint: Position | None) -> None:
         """Begin after this position (None: at the shard's first record). Reads the dead letters beyond it.
@@ -122,7 +133,7 @@ class ShardWorker:
             if self._projection is not None:
                 self._projection.project([])
             return
-        events, rejected = decode_all(self._processor, records)
+        events, rejected = self._retrying("decoding", lambda: decode_all(self._processor, records))
         steps.end("decode")
         if self._keyed is None:
             folded, skipped, outputs = self._process_stateless(events, rejected, steps)
@@ -167,7 +178,7 @@ class ShardWorker:
         refused = self._publish([output for _, output in outputs])
         self._write_letters(
             [
-                self._letter(outputs[index][0], Kind.EMISSION, f"refused: {why}", outputs[index][1])
+                self._letter(outputs[index][0], Kind.EMISSION, f"refused: {why}", outputs[index][1], ordinal=index)
                 for index, why in refused
             ]
         )
@@ -268,34 +279,53 @@ class ShardWorker:
         if self._done <= self._durable:
             return None
         done = self._done
-        written = self._write_states(self._keyed.states) if self._keyed else 0
+        written = 0
+        if self._keyed:
+            written = self._write_states(self._keyed.states)
+            self._keyed.states.evict()
         self._durable, self._durable_at = done, self._clock.monotonic()
         self._dead_letters_ahead = {position for position in self._dead_letters_ahead if position > done}
         return done, written
 
     def _write_states(self, states: KeyStates) -> int:
-        dirty = states.dirty()
-        if not dirty:
-            return 0
-        superseded = self._retrying("writing states", lambda: self._ports.states.store(dirty))
-        states.stored(dirty, superseded)
-        if superseded:
-            # Another worker was on this shard and is ahead; it folded the same log. Its state is loaded again.
-            self._telemetry.emit(StateSuperseded(shard_id=self.shard_id, keys=len(superseded)))
-        return len(dirty) - len(superseded)
+        written = lost = 0
+        # In parts: what was written stays written, so a throttled table is asked for the rest alone.
+        for part in in_parts(states.dirty(), STATES_PER_WRITE):
+
+            def store(part: Sequence[StoredState] = part) -> set[str]:
+                return self._ports.states.store(part)
+
+            superseded = self._retrying("writing states", store)
+            states.stored(part, superseded)
+            lost += len(superseded)
+            written += len(part) - len(superseded)
+        if lost:
+            # Another worker was on this shard and is ahead; it folded the same log. Its states are loaded again.
+            self._telemetry.emit(StateSuperseded(shard_id=self.shard_id, keys=lost))
+        return written
+
+    def _latest(self, keys: Sequence[str]) -> list[StoredState]:
+        """The latest committed states of these keys: in memory, else as the store has them."""
+        committed = self._keyed.states.committed(keys) if self._keyed else []
+        missing = [key for key in keys if key not in {stored.key for stored in committed}]
+        return [*committed, *self._ports.states.load(missing).values()]
 
     def _write_rejected(self, rejected: list[Rejected]) -> None:
         self._write_letters(
             [self._letter(item.record, Kind.EVENT, item.reason, item.record.data, item.field) for item in rejected]
         )
 
-    def _letter(self, record: Record, kind: Kind, reason: str, data: bytes, field: str | None = None) -> DeadLetter:
+    def _letter(
+        self, record: Record, kind: Kind, reason: str, data: bytes, field: str | None = None, *, ordinal: int = 0
+    ) -> DeadLetter:
         return DeadLetter(
             shard_id=self.shard_id,
             position=record.position,
             kind=kind,
-            reason=reason,
-            field=field,
+            ordinal=ordinal,
+            # An error's text can hold the whole event, and an item has a bound.
+            reason=reason[:REASON_CHARACTERS_MAX],
+            field=field and field[:REASON_CHARACTERS_MAX],
             partition_key=record.partition_key,
             data=data,
             arrived_at=record.arrived_at,
@@ -308,7 +338,12 @@ class ShardWorker:
     def _write_letters(self, letters: list[DeadLetter]) -> None:
         if not letters:
             return
-        self._retrying("writing dead letters", lambda: self._ports.deadletters.write(letters))
+        for part in in_parts(letters, LETTERS_PER_WRITE):
+
+            def write(part: Sequence[DeadLetter] = part) -> None:
+                self._ports.deadletters.write(part)
+
+            self._retrying("writing dead letters", write)
         for letter in letters:
             self._telemetry.emit(
                 DeadLettered(
@@ -377,44 +412,6 @@ class _Keyed:
                     reason = f"the partition key does not hash into this shard ({self._hash_range})"
                     rejected.append(Rejected(received.record, reason, "partition_key"))
         return by_key
-
-
-class _LateProjection:
-    """A projection that may be away: what could not be projected waits, the latest state of each key."""
-
-    def __init__(self, shard_id: str, projection: Projection, clock: Clock, telemetry: Telemetry) -> None:
-        self._shard_id = shard_id
-        self._projection = projection
-        self._clock = clock
-        self._telemetry = telemetry
-        self._waiting: dict[str, StoredState] = {}
-        self._waits = backoff(cap=5.0)
-        self._try_again_at: float | None = None
-
-    def project(self, states: Sequence[StoredState]) -> None:
-        """Project these and what waits, unless the projection failed a moment ago. Never raises what passes."""
-        away = self._try_again_at is not None
-        if away or self._waiting:
-            self._waiting.update({stored.key: stored for stored in states})
-            states = list(self._waiting.values())
-        if not states or (self._try_again_at is not None and self._clock.monotonic() < self._try_again_at):
-            return
-        try:
-            self._projection.project(states)
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            self._waiting.update({stored.key: stored for stored in states})
-            self._try_again_at = self._clock.monotonic() + next(self._waits)
-            if not away:
-                self._telemetry.emit(
-                    ProjectionUnavailable(shard_id=self._shard_id, error=str(error), keys_waiting=len(self._waiting))
-                )
-            return
-        self._waiting.clear()
-        if away:
-            self._try_again_at, self._waits = None, backoff(cap=5.0)
-            self._telemetry.emit(ProjectionCaughtUp(shard_id=self._shard_id, keys=len(states)))
 
 
 class _Steps:

@@ -54,7 +54,7 @@ class Archive(Processor[CartEvent, ArchivedEvent]):
 
 def _one_line(data: bytes) -> bytes:
     """JSON as a line: another producer may have sent it indented."""
-    return data if b"\n" not in data else msgspec.json.format(data, indent=-1)
+    return data if b"\n" not in data and b"\r" not in data else msgspec.json.format(data, indent=-1)
 
 
 def app() -> Application:

@@ -28,7 +28,7 @@ class RecommendedItem(msgspec.Struct, frozen=True, gc=False):
 
     id: str
     name: str
-    #: Probability that the item is in the user's next basket, calibrated on the validation slice.
+    #: Probability that the item is in the user's next basket; in a fallback, the share of recent orders that had it.
     probability: float
     #: Which generator proposed it: history, covisit, popular.
     source: str

@@ -76,6 +76,8 @@ def encode(event: CartEvent) -> bytes:
 def decode(data: bytes) -> CartEvent:
     """Read an event. Raises DecodeError with the field's name where one is missing or wrong."""
     try:
+        if not data.isascii():
+            data.decode()  # msgspec checks the text of the fields that it knows, and the archive keeps the others too
         return _decoder.decode(data)
     except msgspec.ValidationError as error:
         text = str(error)

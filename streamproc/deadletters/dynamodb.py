@@ -27,9 +27,9 @@ INLINE_BYTES_MAX = 64 * 1024
 class DynamoDBDeadLetters:
     """Items of ``<application>-deadletters``.
 
-    ``pk`` is ``<stream>@<its creation>#<shard id>`` and ``sk`` is ``<position>#<kind>``, so the entries of a shard are
-    read in log order. Large data is an object below ``deadletters/`` in the bucket, written before the item that
-    names it.
+    ``pk`` is ``<stream>@<its creation>#<shard id>`` and ``sk`` is ``<position>#<kind>#<ordinal>``, so the entries of a
+    shard are read in log order. Large data is an object below ``deadletters/`` in the bucket, written before the item
+    that names it.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class DynamoDBDeadLetters:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         absent = "attribute_not_exists(pk)"  # a replay writes the entry again; what was done with it since must stand
         for letter in letters:
-            sort_key = f"{letter.position.sortable()}#{letter.kind}"
+            sort_key = f"{letter.position.sortable()}#{letter.kind}#{letter.ordinal}"
             item: dict[str, Any] = {
                 "pk": {"S": self._prefix + letter.shard_id},
                 "sk": {"S": sort_key},
@@ -106,7 +106,7 @@ class DynamoDBDeadLetters:
                 ProjectionExpression="sk",
             ):
                 for item in page["Items"]:
-                    position, _, kind = item["sk"]["S"].partition("#")
+                    position, kind, _ = item["sk"]["S"].split("#")
                     if kind == Kind.EVENT:
                         positions.add(Position.parse(position))
         return positions
@@ -128,10 +128,12 @@ class DynamoDBDeadLetters:
             data = item["data"]["B"]
         else:
             data = self._s3.get_object(Bucket=self._bucket, Key=item["data_object"]["S"])["Body"].read()
+        position, kind, ordinal = item["sk"]["S"].split("#")
         return DeadLetter(
             shard_id=item["pk"]["S"].removeprefix(self._prefix),
-            position=Position.parse(item["sk"]["S"].partition("#")[0]),
-            kind=Kind(item["kind"]["S"]),
+            position=Position.parse(position),
+            kind=Kind(kind),
+            ordinal=int(ordinal),
             reason=item["reason"]["S"],
             field=item["field"]["S"] if "field" in item else None,
             partition_key=item["partition_key"]["S"],

@@ -11,11 +11,11 @@ from streamproc.record import Position
 
 
 class MemoryDeadLetters:
-    """A dictionary by position and kind."""
+    """A dictionary by position, kind and ordinal."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
-        self._letters: dict[tuple[Position, Kind], DeadLetter] = {}
+        self._letters: dict[tuple[Position, Kind, int], DeadLetter] = {}
         self._lock = threading.Lock()
 
     def check(self) -> str:
@@ -29,14 +29,14 @@ class MemoryDeadLetters:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""
         with self._lock:
             for letter in letters:
-                self._letters.setdefault((letter.position, letter.kind), letter)
+                self._letters.setdefault((letter.position, letter.kind, letter.ordinal), letter)
 
     def event_positions_after(self, shard_id: str, after: Position) -> set[Position]:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""
         with self._lock:
             return {
                 position
-                for (position, kind), letter in self._letters.items()
+                for (position, kind, _), letter in self._letters.items()
                 if kind is Kind.EVENT and letter.shard_id == shard_id and position > after
             }
 

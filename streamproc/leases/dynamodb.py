@@ -49,6 +49,8 @@ class DynamoDBLeases:
             "startingHashKey": {"S": lease.starting_hash_key},
             "endingHashKey": {"S": lease.ending_hash_key},
         }
+        if lease.latest_since is not None:
+            item["latestSince"] = {"N": repr(lease.latest_since)}
         if lease.parent_shard_ids:
             item["parentShardId"] = {"SS": sorted(lease.parent_shard_ids)}
         with translated(f"creating the lease of {lease.shard_id} in {self.table}"):
@@ -65,7 +67,9 @@ class DynamoDBLeases:
         switches = lease.owner_switches + (lease.owner is not None and lease.owner != owner)
         return self._update(
             lease,
-            "SET leaseCounter = :counter_next, leaseOwner = :owner, ownerSwitchesSinceCheckpoint = :switches",
+            # KCL names the old owner here during a hand-over; this take-over ends any.
+            "SET leaseCounter = :counter_next, leaseOwner = :owner, ownerSwitchesSinceCheckpoint = :switches"
+            " REMOVE checkpointOwner",
             {":owner": {"S": owner}, ":switches": {"N": str(switches)}},
         )
 
@@ -78,13 +82,15 @@ class DynamoDBLeases:
         return self._update(
             lease,
             "SET leaseCounter = :counter_next, checkpoint = :checkpoint, checkpointSubSequenceNumber = :sub,"
-            " ownerSwitchesSinceCheckpoint = :zero",
+            " ownerSwitchesSinceCheckpoint = :zero"
+            # What KCL prepared before is passed by this checkpoint, and KCL clears it too.
+            " REMOVE pendingCheckpoint, pendingCheckpointSubSequenceNumber, pendingCheckpointState",
             {":checkpoint": {"S": checkpoint}, ":sub": {"N": str(sub_sequence_number)}, ":zero": {"N": "0"}},
         )
 
     def release(self, lease: Lease) -> Lease | None:
         """See :class:`streamproc.lease.LeaseStore`."""
-        return self._update(lease, "SET leaseCounter = :counter_next REMOVE leaseOwner", {})
+        return self._update(lease, "SET leaseCounter = :counter_next REMOVE leaseOwner, checkpointOwner", {})
 
     def _update(self, read: Lease, expression: str, values: dict[str, Any]) -> Lease | None:
         unchanged = "leaseCounter = :counter_read"  # nobody renewed, took or checkpointed it since we read it
@@ -122,6 +128,7 @@ def _lease(item: Any, table: str) -> Lease:
             owner_switches=int(item.get("ownerSwitchesSinceCheckpoint", {"N": "0"})["N"]),
             checkpoint=item["checkpoint"]["S"],
             checkpoint_sub_sequence_number=int(item.get("checkpointSubSequenceNumber", {"N": "0"})["N"]),
+            latest_since=float(item["latestSince"]["N"]) if "latestSince" in item else None,
             parent_shard_ids=frozenset(item.get("parentShardId", {"SS": []})["SS"]),
             starting_hash_key=item.get("startingHashKey", {"S": "0"})["S"],
             ending_hash_key=item.get("endingHashKey", {"S": str(2**128 - 1)})["S"],

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from streamproc.aggregation import UserRecord, aggregate
+from streamproc.state import DUPLICATE_WINDOW_EVENTS
 
 #: "PutRecords", Kinesis API Reference: 500 records a request, 1 MiB a record with its partition key.
 ENTRIES_MAX = 500
@@ -17,8 +18,9 @@ REQUEST_BYTES_MAX = 4 * 1024 * 1024
 #: What the KPL takes for its AggregationMaxSize ("Configure the KPL", Developer Guide). An event beyond it goes alone.
 AGGREGATE_BYTES_MAX = 51_200
 #: Events of one aggregate. When the reply to a request is lost, all events of an aggregate are sent a second time. A
-#: consumer tells those copies by the ids of the last 64 events of their key, so that is how many may be on their way.
-DUPLICATE_WINDOW_EVENTS = 64
+#: consumer tells those copies by the ids of the last 64 events of their key. Half of them may be on their way, so that
+#: as many events of another producer for the same key may come between the two copies.
+AGGREGATE_EVENTS_MAX = DUPLICATE_WINDOW_EVENTS // 2
 
 #: Upper bounds of what the format adds: magic, MD5 and key table, and the tags and lengths of one user record.
 _AGGREGATE_OVERHEAD_BYTES = 32
@@ -91,7 +93,7 @@ class Packer:
     """
 
     def __init__(self, *, aggregate: bool) -> None:
-        self._events_max = DUPLICATE_WINDOW_EVENTS if aggregate else 1
+        self._events_max = AGGREGATE_EVENTS_MAX if aggregate else 1
 
     def pack(self, ready: deque[KeyQueue]) -> list[Entry]:
         """Take queues from the left, none of them empty, until the request is full. The rest stays in ``ready``."""

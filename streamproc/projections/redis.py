@@ -72,7 +72,8 @@ class RedisProjection:
                 chunk = states[start : start + KEYS_PER_CALL]
                 arguments: list[str | bytes] = []
                 for stored in chunk:
-                    arguments += (stored.position.sortable(), encode_stored(stored))
+                    position = stored.position.sortable()
+                    arguments += (position, encode_stored(stored, position))
                 refused += cast(int, self._script(keys=[self._prefix + stored.key for stored in chunk], args=arguments))
         return refused
 

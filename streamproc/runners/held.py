@@ -21,6 +21,8 @@ class HeldLease:
         self._lease = lease
         self._lock = threading.Lock()
         self.lost = threading.Event()
+        #: Whether it counts as lost because a stop took too long, and nobody else has it.
+        self.given_up = False
         #: Who has it, once it is lost.
         self.taken_by: str | None = None
 

@@ -1,13 +1,12 @@
 """The embedded runner: every shard of a stream in one process, without Java, on KCL's lease table.
 
-It takes every lease, reads each shard in a thread of its own, parents before children, and renews the leases from the
-main thread. It refuses to start while another worker's leases are alive, and stops when one of its own is taken; so a
-KCL fleet can take over from it, and the other way round.
+It takes every lease and reads each shard in a thread of its own, parents before children. It refuses to start while
+another worker's leases are alive, and stops when one of its own is taken; so a KCL fleet can take over from it, and the
+other way round.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
@@ -17,14 +16,15 @@ from typing import TYPE_CHECKING
 
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
-from streamproc.errors import LeasesHeldElsewhere, StreamprocError, StreamRecreated, is_transient
-from streamproc.lease import LATEST, TRIM_HORIZON, Lease, LeaseStore, alive, others, startable
+from streamproc.errors import LeasesHeldElsewhere, SettingsError, StreamprocError, StreamRecreated, is_transient
+from streamproc.lease import LATEST, SHARD_END, TRIM_HORIZON, Lease, LeaseStore, alive, ancestors, others, startable
 from streamproc.namespace import Namespace
+from streamproc.processor import AnyProcessor
 from streamproc.runners.held import HeldLease
 from streamproc.runners.reader import ShardReader
 from streamproc.runners.shard import ShardConsumer
 from streamproc.stream import Shard, list_shards, stream_created_at
-from streamproc.telemetry import LeaseAcquired, Retried, Telemetry
+from streamproc.telemetry import LeaseAcquired, RetentionGapFound, Retried, Telemetry
 from streamproc.worker import Ports, ShardWorker
 
 if TYPE_CHECKING:
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
     from streamproc.application import Application
 
-#: How long a stop may take before waiting for stores is given up.
-DRAIN_SECONDS = 30.0
+#: How long a stop may take before waiting for stores is given up. ECS kills after 30 s by default ("stopTimeout").
+DRAIN_SECONDS = 20.0
+#: How much longer before a shard that is still in the application's code is left behind.
+GIVE_UP_SECONDS = 5.0
 
 
 def new_worker_id() -> str:
@@ -44,8 +46,9 @@ def new_worker_id() -> str:
 class LocalRunner:
     """Runs one application until it is told to stop, fails, or loses a lease.
 
-    Threads: the one that calls :meth:`run` renews leases and starts shards; each shard has one that reads, processes
-    and checkpoints. They share the :class:`HeldLease` of the shard and nothing else.
+    Threads: the one that calls :meth:`run` starts shards; one renews leases and does nothing else, so that no slow call
+    lets them run out; each shard has one that reads, processes and checkpoints. They share the :class:`HeldLease` of
+    the shard and nothing else.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class LocalRunner:
         self._clock = clock or SystemClock()
         self._worker_id = worker_id or new_worker_id()
         self._running: dict[str, ShardConsumer] = {}
+        #: Rows of other workers that were seen standing still: (shard, owner, counter).
+        self._dead: set[tuple[str, str | None, int]] = set()
         self._leave = threading.Event()
         self._shard_ended = threading.Event()
 
@@ -78,12 +83,19 @@ class LocalRunner:
         namespace = self._namespace()
         ports = self._application.ports(namespace)
         self._prepare(ports, namespace)
-        self._sync_leases(first=True)
+        self._sync_leases(list_shards(self._kinesis, self._application.stream))
         self._refuse_if_others_live(stop)
+        drained = threading.Event()
+        renewals = threading.Thread(target=self._renew, args=[drained], name="streamproc-renewals", daemon=True)
+        renewals.start()
         try:
             self._supervise(ports, stop)
         finally:
+            # Renewals stop last: a drain that outlives its lease would let another worker replay records that are
+            # still being processed here.
             self._drain()
+            drained.set()
+            renewals.join()
         for consumer in self._running.values():
             if consumer.failure is not None:
                 raise consumer.failure
@@ -96,37 +108,52 @@ class LocalRunner:
         self._leases.prepare()
         ports.states.prepare()
         ports.deadletters.prepare()
-        created_at = str(namespace.stream_created_at)
-        known = ports.states.claim_stream(created_at)
-        if known != created_at:
-            name = namespace.application
-            raise StreamRecreated(
-                f"the stream {namespace.stream!r} was deleted and made again since the application {name!r} read it"
-                f" (created {known}, now {created_at}, seconds since the epoch): its checkpoints mean nothing now. Run"
-                f" under a new application name, or delete the tables {name}, {name}-states and {name}-deadletters"
+        stream = f"{namespace.stream}@{namespace.stream_created_at}"
+        known = ports.states.claim_stream(stream)
+        if known == stream:
+            return
+        name, (known_stream, _, created_at) = namespace.application, known.rpartition("@")
+        if known_stream != namespace.stream:
+            raise SettingsError(
+                f"the application {name!r} reads the stream {known_stream!r}, and its checkpoints speak of that one:"
+                f" run under another --name to read {namespace.stream!r}"
             )
+        raise StreamRecreated(
+            f"the stream {namespace.stream!r} was deleted and made again since the application {name!r} read it"
+            f" (created {created_at}, now {namespace.stream_created_at}, seconds since the epoch): its checkpoints mean"
+            f" nothing now. Run under a new application name, or delete the tables {name}, {name}-states and"
+            f" {name}-deadletters"
+        )
 
-    def _sync_leases(self, *, first: bool = False) -> list[Lease]:
+    def _sync_leases(self, shards: list[Shard]) -> list[Lease]:
         """Create the leases that are missing, and return all.
 
-        Children of a reshard start at their first record, whatever the initial position is: it speaks of the stream as
-        this application first saw it.
+        The initial position is that of shards as this application first saw the stream: a child of a shard that it
+        reads begins at its first record. An ancestor of a shard with a lease gets none: it was read, and KCL removed
+        its lease, or it ended before this application began.
         """
-        known = {lease.shard_id for lease in self._leases.list()}
-        initial = self._settings.initial_position if first and not known else TRIM_HORIZON
-        for shard in list_shards(self._kinesis, self._application.stream):
-            if shard.shard_id in known or (initial == LATEST and shard.closed):
-                continue
+        leases = self._leases.list()
+        known = {lease.shard_id for lease in leases}
+        parents_of = {shard.shard_id: shard.parent_shard_ids for shard in shards}
+        initial = self._settings.initial_position
+        wanted = [shard for shard in shards if shard.shard_id not in known | ancestors(parents_of, known)]
+        if initial == LATEST and not known:
+            wanted = [shard for shard in wanted if not shard.closed]
+        for shard in wanted:
+            is_child = bool(shard.parent_shard_ids & known)
+            checkpoint = TRIM_HORIZON if is_child else initial
             self._leases.create(
                 Lease(
                     shard_id=shard.shard_id,
-                    checkpoint=initial,
+                    checkpoint=checkpoint,
+                    latest_since=self._clock.time() if checkpoint == LATEST else None,
                     parent_shard_ids=shard.parent_shard_ids,
                     starting_hash_key=str(shard.hash_range.start),
                     ending_hash_key=str(shard.hash_range.end),
                 )
             )
-        return self._leases.list()
+            known.add(shard.shard_id)
+        return self._leases.list() if wanted else leases
 
     def _refuse_if_others_live(self, stop: threading.Event) -> None:
         """A worker that died without a word leaves its name in the rows; only a counter that stands still tells."""
@@ -134,34 +161,31 @@ class LocalRunner:
         if not others(before, self._worker_id):
             return
         self._clock.wait(self._settings.failover_seconds, stop)
-        living = alive(before, self._leases.list(), self._worker_id)
+        after = self._leases.list()
+        living = alive(before, after, self._worker_id)
         if living:
-            owners = ", ".join(sorted({lease.owner or "" for lease in living}))
-            raise LeasesHeldElsewhere(
-                f"leases of the application {self._application.name!r} are held by {owners}, which is alive: stop that"
-                " worker first, or run under another application name"
-            )
+            raise self._held_elsewhere(living)
+        self._dead = {_row(lease) for lease in after}
+
+    def _held_elsewhere(self, leases: list[Lease]) -> LeasesHeldElsewhere:
+        owners = ", ".join(sorted({lease.owner or "another worker" for lease in leases}))
+        return LeasesHeldElsewhere(
+            f"leases of the application {self._application.name!r} are held by {owners}, which is alive: stop that"
+            " worker first, or run under another application name"
+        )
 
     def _supervise(self, ports: Ports, stop: threading.Event) -> None:
-        renew_seconds = self._settings.failover_seconds / 3
         sync_at = self._clock.monotonic()
-        renew_at = sync_at + renew_seconds
         while not stop.is_set():
-            now = self._clock.monotonic()
             if any(consumer.failure is not None for consumer in self._running.values()):
                 return
-            if self._shard_ended.is_set() or now >= sync_at:
+            if self._shard_ended.is_set() or self._clock.monotonic() >= sync_at:
                 self._shard_ended.clear()
                 if self._passing("looking for shards", lambda: self._start_shards(ports)):
-                    sync_at = now + self._settings.shard_sync_seconds
+                    sync_at = self._clock.monotonic() + self._settings.shard_sync_seconds
                 else:
                     self._shard_ended.set()
-            if now >= renew_at:
-                renew_at = now + renew_seconds
-                for consumer in self._running.values():
-                    if consumer.is_alive():
-                        self._passing("renewing leases", consumer.held.renew)
-            self._clock.wait(min(0.1, renew_seconds), stop)
+            self._clock.wait(0.1, stop)
 
     def _passing(self, what: str, call: Callable[[], object]) -> bool:
         """Call; False where it failed in a way that passes, which is reported and tried again by the next round."""
@@ -174,23 +198,55 @@ class LocalRunner:
             return False
         return True
 
+    def _renew(self, drained: threading.Event) -> None:
+        """Move the counters of the held leases, until the drain is over. An error is waited out: the lease outlives it.
+
+        One that does not pass (a permission that was taken away) shows in the shard's own writes, and ends it there.
+        """
+        while not self._clock.wait(self._settings.failover_seconds / 3, drained):
+            for consumer in [*self._running.values()]:
+                if consumer.is_alive():
+                    try:
+                        consumer.held.renew()
+                    except StreamprocError as error:
+                        self._telemetry.emit(
+                            Retried(what="renewing leases", error=str(error), attempt=1, wait_seconds=0.0)
+                        )
+
     def _start_shards(self, ports: Ports) -> None:
-        shards = {shard.shard_id: shard for shard in list_shards(self._kinesis, self._application.stream)}
-        for lease in startable(self._sync_leases()):
+        listed = list_shards(self._kinesis, self._application.stream)
+        shards = {shard.shard_id: shard for shard in listed}
+        leases = self._sync_leases(listed)
+        for lease in leases:
+            if not lease.ended and lease.shard_id not in shards and lease.shard_id not in self._running:
+                self._end_trimmed(lease)
+        for lease in startable(leases):
             if lease.shard_id in self._running or lease.shard_id not in shards:
                 continue
-            taken = self._leases.take(lease, self._worker_id)
-            if taken is None:
-                raise LeasesHeldElsewhere(
-                    f"the lease of {lease.shard_id} changed hands while it was being taken: another worker of the"
-                    f" application {self._application.name!r} is starting"
-                )
+            # Before the lease is taken: loading a model may take its time, and the lease would not be renewed in it.
+            processor = self._application.processor()
+            held = self._take(lease)
             self._telemetry.emit(LeaseAcquired(shard_id=lease.shard_id, checkpoint=lease.checkpoint))
-            consumer = self._consumer(ports, shards[lease.shard_id], HeldLease(self._leases, taken))
+            consumer = self._consumer(ports, shards[lease.shard_id], held, processor)
             self._running[lease.shard_id] = consumer
             consumer.start()
 
-    def _consumer(self, ports: Ports, shard: Shard, held: HeldLease) -> ShardConsumer:
+    def _take(self, lease: Lease) -> HeldLease:
+        """Take a lease that is free, or whose owner was seen dead. A lost race means that another worker lives."""
+        if lease.owner not in (None, self._worker_id) and _row(lease) not in self._dead:
+            raise self._held_elsewhere([lease])
+        taken = self._leases.take(lease, self._worker_id)
+        if taken is None:
+            raise self._held_elsewhere([row for row in self._leases.list() if row.shard_id == lease.shard_id])
+        return HeldLease(self._leases, taken)
+
+    def _end_trimmed(self, lease: Lease) -> None:
+        """End the lease of a shard that is gone with its records, so that its children can start: a reported gap."""
+        self._take(lease).checkpoint(SHARD_END, 0)
+        self._telemetry.emit(RetentionGapFound(shard_id=lease.shard_id, checkpoint=lease.checkpoint))
+        self._shard_ended.set()
+
+    def _consumer(self, ports: Ports, shard: Shard, held: HeldLease, processor: AnyProcessor) -> ShardConsumer:
         application = self._application
         reader = ShardReader(
             self._kinesis,
@@ -202,7 +258,7 @@ class LocalRunner:
         worker = ShardWorker(
             shard_id=shard.shard_id,
             hash_range=shard.hash_range,
-            processor=application.processor(),
+            processor=processor,
             ports=ports,
             settings=application.worker,
             clock=self._clock,
@@ -221,24 +277,26 @@ class LocalRunner:
         )
 
     def _drain(self) -> None:
-        """Wait for the shards to finish their batch and checkpoint.
+        """Wait for the shards to finish their batch, checkpoint and release. Past the deadline every wait is given up.
 
-        Renewals go on meanwhile: a drain that outlives its lease would let another worker replay records that are still
-        being processed here. Past the deadline every wait is given up.
+        Raises a StreamprocError that names a shard which does not come back from the application's code.
         """
         self._leave.set()
         deadline = self._clock.monotonic() + DRAIN_SECONDS
-        renew_at = self._clock.monotonic()
-        while any(consumer.is_alive() for consumer in self._running.values()):
-            now = self._clock.monotonic()
-            if now >= renew_at:
-                renew_at = now + self._settings.failover_seconds / 3
-                for consumer in self._running.values():
-                    if consumer.is_alive():
-                        with contextlib.suppress(StreamprocError):  # the lease outlives a failed renewal or two
-                            consumer.held.renew()
-            if now >= deadline:
-                for consumer in self._running.values():
+        while running := [consumer for consumer in self._running.values() if consumer.is_alive()]:
+            late_seconds = self._clock.monotonic() - deadline
+            if late_seconds > GIVE_UP_SECONDS:
+                raise StreamprocError(
+                    f"{', '.join(consumer.name for consumer in running)} did not come back from the application's code"
+                    f" within {DRAIN_SECONDS + GIVE_UP_SECONDS:.0f} s and is left behind: what came after the last"
+                    " checkpoint is replayed at the start"
+                )
+            if late_seconds > 0:
+                for consumer in running:
+                    consumer.held.given_up = True
                     consumer.held.lost.set()
-            for consumer in self._running.values():
-                consumer.join(0.05)
+            running[0].join(0.05)
+
+
+def _row(lease: Lease) -> tuple[str, str | None, int]:
+    return lease.shard_id, lease.owner, lease.counter

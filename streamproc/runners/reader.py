@@ -6,14 +6,15 @@ import datetime
 from typing import TYPE_CHECKING
 
 from streamproc.aggregation import expand
-from streamproc.errors import IteratorExpired, translated
-from streamproc.lease import LATEST, SHARD_END, TRIM_HORIZON, Lease
+from streamproc.errors import IteratorExpired, SettingsError, StreamNotFound, translated
+from streamproc.lease import LATEST, TRIM_HORIZON, Lease
 from streamproc.record import Batch, shard_number_of
-from streamproc.telemetry import AggregateDropped, RetentionGapFound, Telemetry
+from streamproc.stream import list_shards
+from streamproc.telemetry import AggregateDropped, RetentionGapFound, Telemetry, TelemetryEvent
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
-    from mypy_boto3_kinesis.type_defs import GetShardIteratorInputTypeDef
+    from mypy_boto3_kinesis.type_defs import GetRecordsOutputTypeDef, GetShardIteratorInputTypeDef
 
     from streamproc.stream import Shard
 
@@ -50,15 +51,22 @@ class ShardReader:
         self._ended = False
 
     def seek(self, lease: Lease, now: float) -> None:
-        """Continue from the lease's checkpoint.
+        """Continue from the lease's checkpoint. Raises SettingsError where it is one that only KCL can continue from.
 
-        LATEST is read as a time, ``now``: an iterator that expires before the first record can then be replaced
-        without a gap.
+        LATEST is read as the time at which the lease was made (``now`` where KCL made it): a start after that one, or
+        an iterator that expires before the first record, then leaves no gap. Whole seconds, and no later than now: a
+        time in the future is refused.
         """
         if lease.checkpoint == LATEST:
-            self._start = datetime.datetime.fromtimestamp(now, datetime.UTC)
-        elif lease.checkpoint not in (TRIM_HORIZON, SHARD_END):
+            since = min(now, lease.latest_since or now)
+            self._start = datetime.datetime.fromtimestamp(int(since), datetime.UTC)
+        elif lease.checkpoint.isdigit():
             self._last_sequence_number = lease.checkpoint
+        elif lease.checkpoint != TRIM_HORIZON:
+            raise SettingsError(
+                f"the lease of {lease.shard_id} is at {lease.checkpoint}, which only KCL's own settings explain: set"
+                f" its checkpoint to {TRIM_HORIZON}, {LATEST} or a sequence number"
+            )
         self._iterator = None
 
     def _open(self) -> str:
@@ -79,42 +87,55 @@ class ShardReader:
         return iterator
 
     def read(self) -> Batch | None:
-        """The next records, maybe none; None once the shard is closed and read to its end.
+        """The next records, maybe none; None once the shard is closed and read to its end, or gone with its records.
 
         Raises what ``translated`` raises; after an error the same read can be tried again.
         """
         if self._ended:
             return None
-        shard_id = self._shard.shard_id
-        if self._iterator is None:
-            self._iterator = self._open()
         try:
-            with translated(f"reading {shard_id} of {self._stream!r}"):
+            if self._iterator is None:
+                self._iterator = self._open()
+            with translated(f"reading {self._shard.shard_id} of {self._stream!r}"):
                 answer = self._client.get_records(ShardIterator=self._iterator, Limit=self._records_max)
         except IteratorExpired:
             self._iterator = None
             raise
+        except StreamNotFound:
+            if self._shard.shard_id in {shard.shard_id for shard in list_shards(self._client, self._stream)}:
+                raise
+            # The stream is there and the shard is not: it was closed, and its last record is beyond the retention.
+            self._report(RetentionGapFound(shard_id=self._shard.shard_id, checkpoint=self._last_sequence_number))
+            self._ended = True
+            return None
+        return self._batch(answer)
+
+    def _batch(self, answer: GetRecordsOutputTypeDef) -> Batch | None:
         raw = answer["Records"]
-        # botocore leaves a null NextShardIterator out: the shard is closed, and this was the last of it.
-        self._iterator = answer.get("NextShardIterator")
-        self._ended = self._iterator is None
+        expanded = expand(raw, shard_number_of(self._shard.shard_id), self._shard.hash_range)
         if raw:
             self._report_gap(raw[0]["SequenceNumber"])
             self._last_sequence_number = raw[-1]["SequenceNumber"]
-        elif self._ended:
-            return None
-        expanded = expand(raw, shard_number_of(shard_id), self._shard.hash_range)
         for dropped in expanded.dropped:
-            self._telemetry.emit(
+            self._report(
                 AggregateDropped(
-                    shard_id=shard_id, sequence_number=dropped.sequence_number, user_records=dropped.user_records
+                    shard_id=self._shard.shard_id,
+                    sequence_number=dropped.sequence_number,
+                    user_records=dropped.user_records,
                 )
             )
-        return Batch(shard_id, expanded.records, answer.get("MillisBehindLatest", 0))
+        # Last: had anything above failed, the same records would be read again. botocore leaves a null
+        # NextShardIterator out: the shard is closed, and this was the last of it.
+        self._iterator = answer.get("NextShardIterator")
+        self._ended = self._iterator is None
+        if self._ended and not raw:
+            return None
+        return Batch(self._shard.shard_id, expanded.records, answer.get("MillisBehindLatest", 0))
+
+    def _report(self, event: TelemetryEvent) -> None:
+        self._telemetry.emit(event)
 
     def _report_gap(self, first_sequence_number: str) -> None:
         if self._check_gap and int(first_sequence_number) > int(self._last_sequence_number):
-            self._telemetry.emit(
-                RetentionGapFound(shard_id=self._shard.shard_id, checkpoint=self._last_sequence_number)
-            )
+            self._report(RetentionGapFound(shard_id=self._shard.shard_id, checkpoint=self._last_sequence_number))
         self._check_gap = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from streamproc.clock import Clock, backoff
 from streamproc.errors import LeasesHeldElsewhere, ServiceUnreachable, is_transient
-from streamproc.lease import LATEST, SHARD_END, TRIM_HORIZON, Lease
+from streamproc.lease import SHARD_END, Lease
 from streamproc.record import Position, shard_number_of
 from streamproc.runners.held import HeldLease
 from streamproc.runners.reader import ShardReader
@@ -35,7 +36,7 @@ class ShardConsumer(threading.Thread):
     ) -> None:
         super().__init__(name=worker.shard_id, daemon=True)
         self.held = held
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._shard_id = worker.shard_id
         self._reader = reader
         self._worker = worker
@@ -50,14 +51,15 @@ class ShardConsumer(threading.Thread):
         try:
             self._worker.start(_position(self.held.lease))
             self._reader.seek(self.held.lease, self._clock.time())
-            if self._consume():
-                return
-            self._checkpoint()
-            self.held.release()
+            if not self._consume():
+                self._checkpoint()
+                self._write_lease("releasing", self.held.release)
         except WorkerAborted as error:
             self._report_loss(error)
-        except Exception as error:  # noqa: BLE001  # raised again by the runner, in the main thread
+        except BaseException as error:  # noqa: BLE001  # raised again by the runner, in the main thread; SystemExit too
             self.failure = error
+        finally:
+            del self._worker, self._reader  # an ended shard stays in the runner's list, without its states
 
     def _consume(self) -> bool:
         """Read and process. True once the shard ended, False when told to leave."""
@@ -103,23 +105,11 @@ class ShardConsumer(threading.Thread):
         if durable is None and not ended:
             return
         position, written = durable if durable is not None else (None, 0)
-        for wait in backoff():
-            try:
-                if ended or position is None:
-                    held = self.held.checkpoint(SHARD_END, 0)
-                else:
-                    held = self.held.checkpoint(str(position.sequence_number), position.sub_sequence_number)
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._telemetry.emit(
-                    Retried(what=f"checkpointing {self._shard_id}", error=str(error), attempt=1, wait_seconds=wait)
-                )
-                self._clock.wait(wait, self.held.lost)
-                continue
-            if not held:
-                raise WorkerAborted(f"the lease of {self._shard_id} was taken")
-            break
+        if ended or position is None:
+            checkpoint, sub_sequence_number = SHARD_END, 0
+        else:
+            checkpoint, sub_sequence_number = str(position.sequence_number), position.sub_sequence_number
+        self._write_lease("checkpointing", lambda: self.held.checkpoint(checkpoint, sub_sequence_number))
         self._telemetry.emit(
             Checkpointed(
                 shard_id=self._shard_id,
@@ -129,19 +119,38 @@ class ShardConsumer(threading.Thread):
             )
         )
 
+    def _write_lease(self, what: str, write: Callable[[], bool]) -> None:
+        """Write the lease, as long as the errors pass. Raises WorkerAborted where it is lost."""
+        for attempt, wait in enumerate(backoff(), 1):
+            try:
+                held = write()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._telemetry.emit(
+                    Retried(what=f"{what} {self._shard_id}", error=str(error), attempt=attempt, wait_seconds=wait)
+                )
+                self._clock.wait(wait, self.held.lost)
+            else:
+                if not held:
+                    raise WorkerAborted(f"the lease of {self._shard_id} was taken")
+                return
+
     def _report_loss(self, aborted: WorkerAborted) -> None:
-        if self.held.taken_by is None:
+        if self.held.given_up:
             self.failure = ServiceUnreachable(
                 f"{aborted}: stopped without a last checkpoint; what came after the one before is replayed at the start"
             )
             return
-        self._telemetry.emit(LeaseLost(shard_id=self._shard_id, owner=self.held.taken_by))
+        owner = self.held.taken_by
+        self._telemetry.emit(LeaseLost(shard_id=self._shard_id, owner=owner))
         self.failure = LeasesHeldElsewhere(
-            f"the lease of {self._shard_id} was taken by {self.held.taken_by}: this worker stops, and nothing is lost"
+            f"the lease of {self._shard_id} was taken by {owner or 'another worker'}: this worker stops, and nothing is"
+            " lost"
         )
 
 
 def _position(lease: Lease) -> Position | None:
-    if lease.checkpoint in (TRIM_HORIZON, LATEST):
+    if not lease.checkpoint.isdigit():
         return None
     return Position(shard_number_of(lease.shard_id), int(lease.checkpoint), lease.checkpoint_sub_sequence_number)

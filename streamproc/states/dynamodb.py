@@ -29,6 +29,8 @@ TRANSACT_ITEMS_MAX = 100
 TRANSACT_BYTES_MAX = 4 * 1024 * 1024
 # Keys, attribute names and the encoding of numbers beside the envelope itself.
 _ITEM_OVERHEAD_BYTES = 512
+# The item that says which stream the application reads. No state's key begins so: theirs begin with a stream's name.
+_STREAM_KEY = "#stream"
 
 
 class DynamoDBStates:
@@ -41,7 +43,6 @@ class DynamoDBStates:
     def __init__(self, namespace: Namespace, *, client: DynamoDBClient | None = None) -> None:
         self.table = f"{namespace.application}-states"
         self._prefix = f"{namespace.stream}@{namespace.stream_created_at}#"
-        self._stream_key = f"stream#{namespace.stream}"
         self._client = client or aws_client("dynamodb")
 
     def check(self) -> str:
@@ -91,23 +92,24 @@ class DynamoDBStates:
         chunk: list[tuple[str, Any]] = []
         chunk_bytes = 0
         for stored in states:
-            body = encode_stored(stored)
+            position = stored.position.sortable()
+            body = encode_stored(stored, position)
             item_bytes = len(body) + len(stored.key) + _ITEM_OVERHEAD_BYTES
             if chunk and (len(chunk) == TRANSACT_ITEMS_MAX or chunk_bytes + item_bytes > TRANSACT_BYTES_MAX):
                 yield chunk
                 chunk, chunk_bytes = [], 0
-            chunk.append((stored.key, self._put(stored, body, now)))
+            chunk.append((stored.key, self._put(stored, position, body, now)))
             chunk_bytes += item_bytes
         if chunk:
             yield chunk
 
-    def _put(self, stored: StoredState, body: bytes, now: str) -> Any:
+    def _put(self, stored: StoredState, sortable: str, body: bytes, now: str) -> Any:
         absent = "attribute_not_exists(pk)"  # the first state of this key
         not_later = (
             "at_position <= :at_position"  # nobody folded further; the same position is our own repeated request
         )
         not_newer = "fold_version <= :fold_version"  # no newer fold wrote it, whose changes we would undo
-        position, fold_version = {"S": stored.position.sortable()}, {"N": str(stored.fold_version)}
+        position, fold_version = {"S": sortable}, {"N": str(stored.fold_version)}
         return {
             "Put": {
                 "TableName": self.table,
@@ -158,17 +160,18 @@ class DynamoDBStates:
                     f" has {ours[key]}, was running: deploy the newer version here"
                 )
 
-    def claim_stream(self, created_at: str) -> str:
+    def claim_stream(self, stream: str) -> str:
         """See :class:`streamproc.state.StateStore`."""
         with translated(f"reading {self.table}"):
             answer = self._client.update_item(
                 TableName=self.table,
-                Key={"pk": {"S": self._stream_key}},
-                UpdateExpression="SET created_at = if_not_exists(created_at, :created_at)",
-                ExpressionAttributeValues={":created_at": {"S": created_at}},
+                Key={"pk": {"S": _STREAM_KEY}},
+                UpdateExpression="SET #stream = if_not_exists(#stream, :stream)",
+                ExpressionAttributeNames={"#stream": "stream"},
+                ExpressionAttributeValues={":stream": {"S": stream}},
                 ReturnValues="ALL_NEW",
             )
-        return answer["Attributes"]["created_at"]["S"]
+        return answer["Attributes"]["stream"]["S"]
 
     def scan(self) -> Iterable[StoredState]:
         """See :class:`streamproc.state.StateStore`."""

@@ -16,7 +16,7 @@ class MemoryStates:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._states: dict[str, StoredState] = {}
-        self._created_at: str | None = None
+        self._stream: str | None = None
         self._lock = threading.Lock()
 
     def check(self) -> str:
@@ -45,12 +45,12 @@ class MemoryStates:
                     self._states[state.key] = state
         return superseded
 
-    def claim_stream(self, created_at: str) -> str:
+    def claim_stream(self, stream: str) -> str:
         """See :class:`streamproc.state.StateStore`."""
         with self._lock:
-            if self._created_at is None:
-                self._created_at = created_at
-            return self._created_at
+            if self._stream is None:
+                self._stream = stream
+            return self._stream
 
     def scan(self) -> Iterable[StoredState]:
         """See :class:`streamproc.state.StateStore`."""

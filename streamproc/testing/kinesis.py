@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 
 from streamproc.clock import Clock, SystemClock
-from streamproc.record import shard_id_of
+from streamproc.record import shard_id_of, shard_number_of
 from streamproc.shardmap import HASH_KEY_MAX, HashRange, hash_key_of
 
 # "PutRecords", "GetRecords", "GetShardIterator" (API Reference) and "Quotas and limits" (Developer Guide).
@@ -66,13 +66,17 @@ class _Shard:
         self.first = first
         self.parents = parents
         self.children: list[_Shard] = []
-        self.closed = False
+        self.closed_at: float | None = None
         self.next = first
         #: Records that retention removed: offsets count from the first record ever.
         self.trimmed = 0
         self.records: list[dict[str, Any]] = []
         self.reads: list[float] = []
         self.written: list[tuple[float, int]] = []
+
+    @property
+    def closed(self) -> bool:
+        return self.closed_at is not None
 
     def append(self, data: bytes, partition_key: str, now: float) -> str:
         sequence_number, self.next = str(self.next), self.next + 1
@@ -114,7 +118,9 @@ class _Stream(NamedTuple):
         return f"arn:aws:kinesis:eu-west-1:123456789012:stream/{self.name}"
 
     def add(self, hash_range: HashRange, first: int, parents: tuple[_Shard, ...] = ()) -> _Shard:
-        shard = _Shard(len(self.shards), hash_range, first, parents)
+        # Numbers are never used again, though the shards that had them are gone.
+        number = max((shard_number_of(shard_id) for shard_id in self.shards), default=-1) + 1
+        shard = _Shard(number, hash_range, first, parents)
         self.shards[shard.id] = shard
         return shard
 
@@ -232,6 +238,13 @@ class FakeKinesis:
             beyond = shard.offset_where(lambda record: record["ApproximateArrivalTimestamp"] >= oldest)
             del shard.records[: beyond - shard.trimmed]
             shard.trimmed = beyond
+        gone = [
+            shard.id
+            for shard in stream.shards.values()
+            if shard.closed_at is not None and shard.closed_at < oldest.timestamp()
+        ]
+        for shard_id in gone:
+            del stream.shards[shard_id]
         return stream
 
     def _shard(self, stream: _Stream, shard_id: str) -> _Shard:
@@ -307,7 +320,7 @@ class FakeKinesis:
         first = max(max(parent.first, parent.next - 1) for parent in parents)
         children = [stream.add(hash_range, first, parents) for hash_range in ranges]
         for parent in parents:
-            parent.closed = True
+            parent.closed_at = self._clock.time()
             parent.children += children
 
     def _put_records(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -72,14 +72,14 @@ class StateStoreContract:
 
     def test_the_first_stream_is_noted_and_told_to_everyone_after(self, make: Callable[[], StateStore]) -> None:
         store = make()
-        assert store.claim_stream("100") == "100"
-        assert store.claim_stream("200") == "100"
+        assert store.claim_stream("orders@100") == "orders@100"
+        assert store.claim_stream("orders@200") == "orders@100"
 
     def test_a_scan_gives_every_state_of_the_namespace(self, make: Callable[[], StateStore]) -> None:
         store = make()
         states = {f"user-{n}": stored(f"user-{n}", n) for n in range(30)}
         store.store(list(states.values()))
-        store.claim_stream("100")
+        store.claim_stream("orders@100")
         assert {state.key: state for state in store.scan()} == states
 
     def test_a_check_says_what_there_is(self, make: Callable[[], StateStore]) -> None:

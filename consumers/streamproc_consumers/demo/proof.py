@@ -159,7 +159,8 @@ class Hits(msgspec.Struct, frozen=True):
 def hit_rate(history: Iterable[CartEvent], lines: Sequence[JournalLine], published: Iterable[Published]) -> Hits:
     """Hit rate at 10 of what was last published for a user before a basket, beside global popularity.
 
-    A *basket* is an order's items; it begins with the first ``add_to_cart`` after the user's last purchase. The list is
+    A *basket* is an order's items; it begins with the first ``add_to_cart`` after the user's last purchase (or with its
+    first purchase where nothing was added). The list is
     the last one whose features end before that event, so it knows nothing of the basket. A user's first basket after
     the cut has no list, and is no pair. Popularity counts purchases, ``history``'s and those before the basket's begin.
     """
@@ -173,17 +174,18 @@ def hit_rate(history: Iterable[CartEvent], lines: Sequence[JournalLine], publish
         event, position = line.event, journal_position(line)
         if position is None:
             continue
-        if event.event_type is EventType.ADD_TO_CART and event.user_id not in begins:
+        order = (event.user_id, event.order_id or "")
+        buys = event.event_type is EventType.PURCHASE
+        opens = event.event_type is EventType.ADD_TO_CART or (buys and order not in baskets)
+        if opens and event.user_id not in begins:
             if stale:
                 popular_ten, stale = {item for item, _ in popularity.most_common(10)}, False
             begins[event.user_id] = (position, popular_ten)
-        elif event.event_type is EventType.PURCHASE:
+        if buys:
             popularity[event.item_id] += 1
             stale = True
-            order = (event.user_id, event.order_id or "")
             if order not in baskets:
-                begin, popular = begins.pop(event.user_id, (position, popular_ten))
-                baskets[order] = (begin, popular, set())
+                baskets[order] = (*begins.pop(event.user_id), set())
             baskets[order][2].add(event.item_id)
     pairs = hits = hits_popularity = 0
     for (user, _), (begin, popular, items) in baskets.items():

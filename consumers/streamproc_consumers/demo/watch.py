@@ -64,7 +64,7 @@ class Watch:
             self._recent.popleft()
 
     def _take(self, accepted: Accepted) -> None:
-        outputs = accepted.data.splitlines()
+        outputs = accepted.data.encode().splitlines()  # of bytes: text also splits at U+2028 and its like
         if accepted.stream != self._recommendations:
             self.archived += len(outputs)
             return
@@ -77,8 +77,10 @@ class Watch:
     def _note(self, text: bytes) -> None:
         try:
             event = msgspec.json.decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return  # not ours: a warning of a library, or a traceback, which stays in the file
+        if not isinstance(event, dict):
+            return
         match event.get("event"):
             case "streamproc.progress":
                 self._progress = event

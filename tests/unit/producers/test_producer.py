@@ -221,15 +221,22 @@ def test_a_future_cannot_be_cancelled_since_the_event_may_be_on_its_way(kinesis:
         gate.opened.set()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is meant to be seen
-def test_a_telemetry_subscriber_that_raises_leaves_no_future_without_an_end(kinesis: Any) -> None:
+def test_a_telemetry_subscriber_that_raises_costs_no_event(kinesis: Any) -> None:
     def broken(_: object) -> None:
         raise ValueError("broken")
 
     kinesis.script("PutRecords", [CallRefused("InternalFailure", 500)])
-    producer = Producer(STREAM, client=kinesis, telemetry=Telemetry(broken))
-    assert isinstance(producer.put(b"1", "u1").exception(SECONDS), PutFailed)
-    producer.close()
+    with Producer(STREAM, client=kinesis, telemetry=Telemetry(broken)) as producer:
+        assert producer.put(b"1", "u1").result(SECONDS)
+
+
+def test_a_producer_made_before_a_fork_says_so_instead_of_keeping_events_for_ever(
+    kinesis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Producer(STREAM, client=kinesis) as producer:
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with pytest.raises(ProducerClosed, match="make one in each process"):
+            producer.put(b"1", "u1")
 
 
 @pytest.mark.parametrize(

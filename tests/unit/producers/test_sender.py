@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from streamproc.aggregation import MAGIC
 from streamproc.errors import AccessDenied, PutFailed, StreamNotFound, is_transient
 from streamproc.producer import Acknowledged
-from streamproc.producing.packing import AGGREGATE_BYTES_MAX, DUPLICATE_WINDOW_EVENTS, REQUEST_BYTES_MAX
+from streamproc.producing.packing import AGGREGATE_BYTES_MAX, AGGREGATE_EVENTS_MAX, REQUEST_BYTES_MAX
+from streamproc.state import DUPLICATE_WINDOW_EVENTS
 from streamproc.telemetry import RecordsSent, Retried
 from streamproc.testing.kinesis import CallRefused, EntriesRefused, FakeKinesis, Fault, ReplyLost, ServiceAway
 
@@ -62,13 +63,13 @@ def test_without_aggregation_a_key_has_one_event_in_a_request(make_bench: Any, r
     assert read_all(kinesis) == {"u1": [b"0", b"1", b"2"]}
 
 
-def test_an_aggregate_holds_no_more_events_than_a_consumers_duplicate_window(bench: Any, kinesis: Any) -> None:
-    for n in range(DUPLICATE_WINDOW_EVENTS + 1):
+def test_an_aggregate_holds_half_as_many_events_as_a_consumers_duplicate_window(bench: Any, kinesis: Any) -> None:
+    for n in range(AGGREGATE_EVENTS_MAX + 1):
         bench.put("u1", b"%d" % n)
     bench.run()
     first, second = raw_records(kinesis)
     assert first["Data"].startswith(MAGIC)
-    assert second["Data"] == b"64"
+    assert second["Data"] == b"%d" % (DUPLICATE_WINDOW_EVENTS // 2)
 
 
 def test_an_aggregate_stays_below_its_size_and_a_large_event_goes_alone(

@@ -12,14 +12,14 @@ import pytest
 
 from streamproc.application import Application
 from streamproc.deadletters.memory import MemoryDeadLetters
-from streamproc.errors import LeasesHeldElsewhere, StreamNotFound, StreamRecreated
-from streamproc.lease import LATEST, SHARD_END
+from streamproc.errors import LeasesHeldElsewhere, SettingsError, StreamNotFound, StreamRecreated, Throttled
+from streamproc.lease import LATEST, SHARD_END, Lease
 from streamproc.leases.memory import MemoryLeases
 from streamproc.runners.local import LocalRunner
 from streamproc.settings import LocalRunnerSettings, WorkerSettings
 from streamproc.sinks.memory import MemorySink
 from streamproc.states.memory import MemoryStates
-from streamproc.telemetry import LeaseLost, Telemetry, TelemetryEvent
+from streamproc.telemetry import LeaseLost, RetentionGapFound, Telemetry, TelemetryEvent
 from streamproc.testing.kinesis import FakeKinesis
 
 PATIENCE_SECONDS = 10.0
@@ -53,6 +53,7 @@ class Fleet:
         self.leases = MemoryLeases()
         self.states: MemoryStates | None = None
         self.telemetry: list[TelemetryEvent] = []
+        self.stream = "s"
         self.processor = processor
         self.sent: dict[str, list[int]] = {}
         self.runs: list[Running] = []
@@ -64,7 +65,7 @@ class Fleet:
 
         return Application(
             name="app",
-            stream="s",
+            stream=self.stream,
             processor=self.processor,
             states=states,
             deadletters=MemoryDeadLetters,
@@ -98,7 +99,7 @@ class Running:
 
     def __init__(self, fleet: Fleet, worker_id: str, local: dict[str, Any]) -> None:
         self._stop = threading.Event()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         client: Any = fleet.kinesis
         self._runner = LocalRunner(
             fleet.application(**local),
@@ -114,7 +115,7 @@ class Running:
     def _run(self) -> None:
         try:
             self._runner.run(self._stop)
-        except Exception as error:  # noqa: BLE001  # for the test to look at
+        except BaseException as error:  # noqa: BLE001  # for the test to look at
             self.failure = error
 
     def until(self, reached: Callable[[], bool]) -> None:
@@ -248,6 +249,7 @@ def test_a_stream_made_anew_is_refused_with_what_to_do(fleet: Fleet) -> None:
 
 def test_latest_leaves_out_what_was_there_before_the_first_start(fleet: Fleet) -> None:
     fleet.put(14)
+    fleet.clock.skipped += 10
     before = {key: len(values) for key, values in fleet.sent.items()}
     run = fleet.start(initial_position=LATEST)
 
@@ -260,3 +262,123 @@ def test_latest_leaves_out_what_was_there_before_the_first_start(fleet: Fleet) -
     for key, values in fleet.durable().items():
         assert min(values) >= before[key]
         assert values == list(range(values[0], values[-1] + 1)), "and nothing is left out after it began"
+
+
+def test_latest_does_not_move_with_a_restart_of_an_idle_shard(fleet: Fleet) -> None:
+    run = fleet.start(initial_position=LATEST)
+    run.until(lambda: len(fleet.leases.list()) == 2 and all(lease.owner for lease in fleet.leases.list()))
+    run.stop()
+    fleet.clock.skipped += 100
+    fleet.put(14)  # while nobody is there
+    fleet.clock.skipped += 100
+    again = fleet.start("again", initial_position=LATEST)
+    again.until(lambda: fleet.durable() == fleet.sent)
+    again.stop()
+
+
+def split(fleet: Fleet, shard_id: str) -> None:
+    fleet.kinesis.split_shard(StreamName="s", ShardToSplit=shard_id, NewStartingHashKey=str(2**126))
+
+
+def test_latest_reads_nothing_of_shards_that_were_closed_before_the_first_start(fleet: Fleet) -> None:
+    fleet.put(21)
+    split(fleet, "shardId-000000000000")
+    run = fleet.start(initial_position=LATEST)
+    run.until(lambda: sum(lease.owner is not None for lease in fleet.leases.list()) == 3)
+    run.stop()
+    again = fleet.start("again", initial_position=LATEST)
+    again.until(lambda: sum(lease.owner == "again" for lease in fleet.leases.list()) == 3)
+    again.stop()
+    assert "shardId-000000000000" not in {lease.shard_id for lease in fleet.leases.list()}
+
+
+def test_a_parent_whose_lease_kcl_removed_is_not_read_again(fleet: Fleet) -> None:
+    fleet.put(21)
+    split(fleet, "shardId-000000000000")
+    run = fleet.start()
+    run.until(lambda: fleet.durable() == fleet.sent and len(fleet.leases.list()) == 4)
+    run.stop()
+    del fleet.leases._leases["shardId-000000000000"]  # as KCL's LeaseCleanupManager does once the children began
+    again = fleet.start("again")
+    again.until(lambda: sum(lease.owner == "again" for lease in fleet.leases.list()) == 3)
+    again.stop()
+    assert "shardId-000000000000" not in {lease.shard_id for lease in fleet.leases.list()}
+
+
+def test_the_children_of_a_shard_that_was_trimmed_while_nobody_was_there_are_read_and_the_gap_is_reported(
+    fleet: Fleet,
+) -> None:
+    fleet.put(21)
+    run = fleet.start()
+    run.until(lambda: fleet.durable() == fleet.sent)
+    run.stop()
+    split(fleet, "shardId-000000000000")
+    fleet.clock.skipped += 26 * 3600
+    fleet.put(21)
+    again = fleet.start("again")
+    again.until(lambda: fleet.durable() == fleet.sent)
+    again.stop()
+    assert again.failure is None
+    gaps = [event.shard_id for event in fleet.telemetry if isinstance(event, RetentionGapFound)]
+    assert "shardId-000000000000" in gaps
+
+
+def test_an_application_is_refused_on_another_stream_whose_shards_it_would_take_for_read(fleet: Fleet) -> None:
+    run = fleet.start()
+    fleet.put(7)
+    run.until(lambda: fleet.durable() == fleet.sent)
+    run.stop()
+    fleet.kinesis.create_stream(StreamName="other", ShardCount=2)
+    fleet.stream = "other"
+    again = fleet.start("again")
+    again.join()
+    assert isinstance(again.failure, SettingsError)
+    assert "reads the stream 's'" in str(again.failure)
+
+
+def test_a_lease_that_another_worker_took_since_the_start_is_not_stolen(fleet: Fleet) -> None:
+    fleet.leases.create(Lease(shard_id="shardId-000000000000"))
+    taken = fleet.leases.take(fleet.leases.list()[0], "first")
+    assert taken is not None
+    client: Any = fleet.kinesis
+    runner = LocalRunner(fleet.application(), leases=fleet.leases, kinesis=client, clock=fleet.clock)
+    with pytest.raises(LeasesHeldElsewhere, match="first, which is alive"):
+        runner._take(taken)
+    assert fleet.leases.list() == [taken]
+
+
+def test_an_exit_in_the_applications_code_ends_the_runner_and_never_just_the_shard(fleet: Fleet) -> None:
+    class Exiting(type(fleet.processor())):  # type: ignore[misc]  # the conftest's class, by a value
+        def fold(self, _state: Any, _event: Any) -> Any:
+            raise SystemExit(3)
+
+    fleet.processor = Exiting
+    run = fleet.start()
+    fleet.put(7)
+    run.join()
+    assert isinstance(run.failure, SystemExit)
+
+
+def test_a_release_that_is_throttled_is_tried_again(fleet: Fleet) -> None:
+    release, refusals = fleet.leases.release, [Throttled("slow down")] * 3
+
+    def throttled(lease: Lease) -> Lease | None:
+        if refusals:
+            raise refusals.pop()
+        return release(lease)
+
+    fleet.leases.release = throttled  # type: ignore[method-assign]
+    run = fleet.start()
+    fleet.put(7)
+    run.until(lambda: fleet.durable() == fleet.sent)
+    run.stop()
+    assert run.failure is None
+    assert all(lease.owner is None for lease in fleet.leases.list())
+
+
+def test_a_checkpoint_that_only_kcl_can_explain_is_named(fleet: Fleet) -> None:
+    fleet.leases.create(Lease(shard_id="shardId-000000000000", checkpoint="AT_TIMESTAMP"))
+    run = fleet.start()
+    run.join()
+    assert isinstance(run.failure, SettingsError)
+    assert "is at AT_TIMESTAMP" in str(run.failure)

@@ -139,3 +139,23 @@ def test_an_aggregate_that_kcl_would_drop_is_dropped_and_counted(reading: Readin
     reading.put(b"plain", low)
     assert data_of(reading.reader(shard_id="shardId-000000000001")) == [b"plain"]
     assert [event.user_records for event in reading.telemetry if isinstance(event, AggregateDropped)] == [2]
+
+
+def test_a_shard_that_is_gone_with_its_records_ends_with_a_reported_gap(reading: Reading) -> None:
+    checkpoint = reading.put(b"old")
+    reading.kinesis.split_shard(StreamName="s", ShardToSplit=FIRST, NewStartingHashKey=str(2**127))
+    reader = reading.reader(checkpoint)
+    reading.clock.now += 26 * 3600
+    assert reader.read() is None
+    assert [type(event) for event in reading.telemetry] == [RetentionGapFound]
+
+
+def test_a_subscriber_that_raises_costs_no_record(reading: Reading) -> None:
+    def broken(_event: TelemetryEvent) -> None:
+        raise BrokenPipeError
+
+    packed = aggregate([UserRecord("k", b"a")])
+    reading.put(packed)
+    reader = reading.reader()
+    reader._telemetry.subscribe(broken)
+    assert data_of(reader) == [b"a"]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from streamproc.deadletter import DeadLetter, Kind
-from streamproc.errors import NewerState, ServiceUnreachable, Throttled
+from streamproc.errors import NewerState, ServiceUnreachable, SettingsError, Throttled
+from streamproc.processor import Processor, Received
 from streamproc.record import Batch, Position, Record
 from streamproc.settings import WorkerSettings
 from streamproc.shardmap import HashRange, hash_key_of
@@ -338,3 +339,111 @@ def test_clean_states_leave_memory_and_dirty_ones_stay(
     worker.process(make_batch([make_record(10 + n, f"k{n}", n) for n in range(6)]))
     worker.make_durable()
     assert [bench.values(f"k{n}") for n in range(6)] == [[n, n] for n in range(6)]
+
+
+def test_a_reason_that_holds_a_whole_event_is_cut_so_that_its_dead_letter_can_be_written(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    class Talkative(type(bench.processor)):  # type: ignore[misc]  # the conftest's class, by a value
+        def fold(self, _state: Any, _event: Any) -> Any:
+            raise ValueError("x" * 500_000)
+
+    bench.processor = Talkative()
+    bench.worker().process(make_batch([make_record(1, "a", 1)]))
+    assert len(letters_of(bench)[1].reason) == 2000
+
+
+def test_a_decoder_that_cannot_reach_its_registry_is_asked_again_and_rejects_nothing(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    decode, away = bench.processor.decode, [ConnectionError("registry")] * 3
+
+    def flaky(data: bytes) -> Any:
+        if away:
+            raise away.pop()
+        return decode(data)
+
+    bench.processor.decode = flaky
+    worker = bench.worker()
+    worker.process(make_batch([make_record(1, "a", 1), make_record(2, "a", 2)]))
+    worker.make_durable()
+    assert bench.values("a") == [1, 2]
+    assert letters_of(bench) == {}
+
+
+def test_a_throttled_checkpoint_goes_on_where_it_was(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    store, asked = bench.states.store, []
+
+    def throttled(states: Sequence[StoredState]) -> set[str]:
+        asked.append(len(states))
+        if len(asked) % 2:
+            raise Throttled("slow down")
+        written: set[str] = store(states)
+        return written
+
+    bench.states.store = throttled
+    worker = bench.worker()
+    worker.process(make_batch(make_record(n, f"k{n}", n) for n in range(1200)))
+    assert worker.make_durable() == (Position(0, 1199), 1200)
+    assert asked == [500, 500, 500, 500, 200, 200]
+
+
+def test_states_leave_memory_in_a_replay_that_changes_nothing(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    bounds = WorkerSettings(states_in_memory_max=10, dirty_keys_max=10)
+    log = [make_record(n, f"k{n}", n) for n in range(100)]
+    first = bench.worker(settings=bounds)
+    first.process(make_batch(log))
+    first.make_durable()
+    again = bench.worker(settings=bounds)
+    again.process(make_batch(log))
+    again.make_durable()
+    assert len(again._keyed.states) == 10
+
+
+def test_a_processor_that_is_none_is_named(bench: Any) -> None:
+    bench.processor = object()
+    with pytest.raises(SettingsError, match="processor is a object"):
+        bench.worker()
+
+
+class Splitting(Processor[bytes, bytes]):
+    """Stateless: two outputs an event."""
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+    def process(self, batch: Sequence[Received[bytes]]) -> Sequence[bytes]:
+        if any(received.event == b"bad" for received in batch):
+            raise ValueError("bad")
+        return [received.event + suffix for received in batch for suffix in (b"-1", b"-2")]
+
+    def encode(self, output: bytes) -> bytes:
+        return output
+
+
+def plain(sequence_number: int, data: bytes) -> Record:
+    return Record(data, "k", Position(0, sequence_number), 0.0)
+
+
+def test_a_stateless_processor_publishes_its_outputs_and_the_event_it_fails_on_is_dead_lettered_alone(
+    bench: Any, make_batch: MakeBatch
+) -> None:
+    bench.processor = Splitting()
+    worker = bench.worker()
+    worker.process(make_batch([plain(1, b"a"), plain(2, b"bad"), plain(3, b"c")]))
+    assert worker.make_durable() == (Position(0, 3), 0)
+    assert bench.sink.outputs == [b"a-1", b"a-2", b"c-1", b"c-2"]
+    assert letters_of(bench)[2].reason == "process failed: ValueError: bad"
+
+
+def test_every_refused_output_of_a_stateless_processor_is_a_dead_letter_of_its_own(
+    bench: Any, make_batch: MakeBatch
+) -> None:
+    bench.processor = Splitting()
+    bench.sink = FlakySink(lambda outputs: Delivery([], [(n, "too large") for n in range(len(outputs))]))
+    bench.worker().process(make_batch([plain(1, b"a"), plain(2, b"b")]))
+    assert sorted(letter.data for letter in bench.deadletters.scan()) == [b"a-1", b"a-2", b"b-1", b"b-2"]
