@@ -34,6 +34,7 @@ from streamproc_producers.retail import default_data_path
 @click.option("--rate-seconds", type=float, default=60.0, show_default=True, help="Length of the steady phase.")
 @click.option("--model", type=click.Path(path_type=Path), help="Use this bundle instead of training one.")
 @click.option("--kill", is_flag=True, help="Kill the recommender with SIGKILL half-way, and start it again.")
+@click.option("--kill-after", type=click.IntRange(min=1), metavar="EVENTS", help="Kill it after so many instead.")
 @click.option("--kinesis-port", type=int, help="Serve Kinesis here, for tools of your own.  [default: a free one]")
 @click.option("--redis-port", type=int, help="Serve Redis here, likewise.  [default: a free one]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here, too.")
@@ -46,6 +47,7 @@ def demo(
     rate_seconds: float,
     model: Path | None,
     kill: bool,
+    kill_after: int | None,
     kinesis_port: int | None,
     redis_port: int | None,
     json_path: Path | None,
@@ -85,7 +87,7 @@ def demo(
             rate_seconds=rate_seconds,
             folder=folder,
             model=model,
-            kill=kill,
+            kill_after=kill_after or (events // 2 if kill else None),
             kinesis_port=kinesis_port,
             redis_port=redis_port,
         )

@@ -61,8 +61,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     #: None takes free ones.
     kinesis_port: int | None = None
     redis_port: int | None = None
-    #: Kill the recommender with SIGKILL once half of the events are sent, and start it again.
-    kill: bool = False
+    #: Kill the recommender with SIGKILL once so many events are sent, and start it again.
+    kill_after: int | None = None
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,7 +162,7 @@ class _Session:
         self._console = console
         self._processes = ExitStack()
         self._consumers: dict[str, subprocess.Popen[bytes]] = {}
-        self._killed = False
+        self._kill_is_due = plan.kill_after is not None
         self._watch = Watch(
             plan.folder / "journal.jsonl",
             stack.firehose_journal,
@@ -196,7 +196,7 @@ class _Session:
         self._consumers[name] = self._processes.enter_context(process)
 
     def _kill_recommender(self) -> None:
-        self._killed = True
+        self._kill_is_due = False
         self._consumers["recommender"].kill()
         self._consumers["recommender"].wait()
         self._start_consumer("recommender")
@@ -205,9 +205,7 @@ class _Session:
         return "steady" if len(self._watch.lines) < self._plan.rate * self._plan.rate_seconds else "flat out"
 
     def _caught_up(self) -> bool:
-        if self._plan.kill and not self._killed:
-            return False
-        return self._watch.waiting == 0 and self._watch.archived >= len(self._watch.lines)
+        return not self._kill_is_due and self._watch.waiting == 0 and self._watch.archived >= len(self._watch.lines)
 
     def _until(self, reached: Callable[[], bool], display: Display, phase: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -222,7 +220,7 @@ class _Session:
     def _look(self, display: Display, phase: str) -> None:
         time.sleep(0.25)
         self._watch.look()
-        if self._plan.kill and not self._killed and len(self._watch.lines) >= self._plan.events // 2:
+        if self._kill_is_due and len(self._watch.lines) >= (self._plan.kill_after or 0):
             self._kill_recommender()
         display.show(self._watch.figures(phase))
         for name, consumer in self._consumers.items():
