@@ -39,6 +39,15 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     arrived_at: float
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """Records that were given to the application's code and did not come out of it; see streamproc.quarantine."""
+
+    first: Position
+    last: Position
+    #: Whether it was a single record, tried alone since it was under suspicion.
+    alone: bool = False
+
+
 class DeadLetterStore(Protocol):
     """Where dead letters are kept. Bound to one namespace."""
 
@@ -56,6 +65,14 @@ class DeadLetterStore(Protocol):
 
     def event_positions_after(self, shard_id: str, after: Position) -> set[Position]:
         """Positions of the shard's dead-lettered events beyond one: exactly those a worker that starts there skips."""
+        ...
+
+    def note_attempt(self, shard_id: str, attempt: Attempt | None) -> None:
+        """Note durably what is in the application's code; None takes the note back."""
+        ...
+
+    def attempt(self, shard_id: str) -> Attempt | None:
+        """What a worker that died left in the application's code."""
         ...
 
     def scan(self) -> Iterable[DeadLetter]:

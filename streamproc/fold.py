@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from streamproc.errors import NewerState, SettingsError, StateTooLarge
+from streamproc.errors import NewerState, StateTooLarge
 from streamproc.processor import Changed, KeyedProcessor, Received, Rejected
 from streamproc.record import BEGINNING, Position
 from streamproc.settings import WorkerSettings
@@ -76,28 +76,26 @@ class KeyStates:
     def admit(self, keys: Iterable[str], loaded: Mapping[str, StoredState]) -> None:
         """Take the stored states of these keys into memory; a key without one starts anew.
 
-        Raises NewerState where a state was written by a newer fold.
+        A state of an older fold is migrated; it becomes durable as migrated with its next event. Raises NewerState
+        where a state was written by a newer fold: to go on would undo its changes.
         """
         for key in keys:
             stored = loaded.get(key)
-            if stored is not None and stored.fold_version != self._processor.fold_version:
-                self._refuse(stored)
+            if stored is not None and stored.fold_version > self._processor.fold_version:
+                raise NewerState(
+                    f"the state of {stored.key!r} was written by fold version {stored.fold_version}, and this worker"
+                    f" has {self._processor.fold_version}: deploy the newer version here; an older one would undo its"
+                    " changes"
+                )
             self._entries[key] = _Entry(stored, self._decoded(stored))
 
-    def _refuse(self, stored: StoredState) -> None:
-        ours = self._processor.fold_version
-        if stored.fold_version > ours:
-            raise NewerState(
-                f"the state of {stored.key!r} was written by fold version {stored.fold_version}, and this worker has"
-                f" {ours}: deploy the newer version here; an older one would undo its changes"
-            )
-        raise SettingsError(
-            f"the state of {stored.key!r} has fold version {stored.fold_version} and this worker {ours}, and no"
-            " migration is declared: run the new fold under a new application name, which rebuilds the states"
-        )
-
     def _decoded(self, stored: StoredState | None) -> Any:
-        return self._processor.new_state() if stored is None else self._processor.decode_state(stored.state)
+        processor = self._processor
+        if stored is None:
+            return processor.new_state()
+        if stored.fold_version < processor.fold_version:
+            return processor.migrate_state(stored.state, stored.fold_version)
+        return processor.decode_state(stored.state)
 
     def fold(self, events: Mapping[str, Sequence[Received[Any]]]) -> Folded:
         """Fold a batch, given by key, each key's events in log order. Every key must have been admitted.

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from streamproc.errors import DecodeError, is_transient
+from streamproc.errors import DecodeError, SettingsError, is_transient
 from streamproc.record import Position, Record
 
 E = TypeVar("E")
@@ -119,6 +119,18 @@ class KeyedProcessor(ABC, Generic[E, S, O]):
     @abstractmethod
     def decode_state(self, data: bytes) -> S:
         """Read what ``encode_state`` wrote, for this ``fold_version``."""
+
+    def migrate_state(self, data: bytes, fold_version: int) -> S:
+        """The state that an older fold wrote, as this one means it: a pure function of the two.
+
+        A processor that can declares it; by default an older state is refused with what to do instead.
+        """
+        del data
+        raise SettingsError(
+            f"a state has fold version {fold_version} and this worker {self.fold_version}, and no migration is"
+            " declared: override migrate_state, or run the new fold under a new application name, which rebuilds the"
+            " states from the stream"
+        )
 
 
 AnyProcessor = Processor[Any, Any] | KeyedProcessor[Any, Any, Any]

@@ -31,6 +31,7 @@ from streamproc.fold import KeyStates
 from streamproc.late import LateProjection, in_parts
 from streamproc.processor import AnyProcessor, Changed, KeyedProcessor, Processor, Received, Rejected, decode_all
 from streamproc.projection import Projection
+from streamproc.quarantine import Quarantine
 from streamproc.record import Batch, Position, Record, shard_number_of
 from streamproc.settings import WorkerSettings
 from streamproc.shardmap import HashRange, hash_key_of
@@ -105,12 +106,15 @@ class ShardWorker:
         self._durable = self._done
         self._durable_at = clock.monotonic()
         self._dead_letters_ahead: set[Position] = set()
+        self._quarantine = Quarantine(shard_id, ports.deadletters)
         self._projection: LateProjection | None = None
         if ports.projection and self._keyed:
             self._projection = LateProjection(shard_id, ports.projection, self._latest, clock, telemetry)
 
-    def start(self, checkpoint: Position | None) -> None:
+    def start(self, checkpoint: Position | None, *, after_death: bool = False) -> None:
         """Begin after this position (None: at the shard's first record). Reads the dead letters beyond it.
+
+        ``after_death`` says that the worker before this one died; see :mod:`streamproc.quarantine`.
 
         An event that was dead-lettered before a crash must not be folded by the replay, even where it now could be:
         later states already passed it.
@@ -120,25 +124,37 @@ class ShardWorker:
         self._dead_letters_ahead = self._retrying(
             "reading dead letters", lambda: self._ports.deadletters.event_positions_after(self.shard_id, self._done)
         )
+        if after_death:
+            self._retrying("reading what a dead worker left", self._quarantine.start)
+
+    def close(self) -> None:
+        """The worker ends, in order or not."""
+        self._quarantine.close()
 
     def process(self, batch: Batch) -> None:
         """Take one batch through steps 1 to 5.
 
         Raises WorkerAborted, or an error that does not pass. Afterwards the worker must not be used again.
         """
-        started = perf_counter()
-        steps = _Steps()
-        records = self._new(batch.records)
+        records = self._quarantined(self._new(batch.records))
         if not records:
             if self._projection is not None:
                 self._projection.project([])
             return
-        events, rejected = self._retrying("decoding", lambda: decode_all(self._processor, records))
+        for group in self._quarantine.groups(records):
+            self._process(group, batch.millis_behind_latest)
+
+    def _process(self, records: list[Record], millis_behind_latest: int) -> None:
+        started = perf_counter()
+        steps = _Steps()
+        events, rejected = self._retrying(
+            "decoding", lambda: self._in_user_code(records, lambda: decode_all(self._processor, records))
+        )
         steps.end("decode")
         if self._keyed is None:
-            folded, skipped, outputs = self._process_stateless(events, rejected, steps)
+            folded, skipped, outputs = self._process_stateless(records, events, rejected, steps)
         else:
-            folded, skipped, outputs = self._process_keyed(self._keyed, events, rejected, steps)
+            folded, skipped, outputs = self._process_keyed(self._keyed, records, events, rejected, steps)
         self._done = records[-1].position
         self._telemetry.emit(
             BatchCommitted(
@@ -149,9 +165,23 @@ class ShardWorker:
                 outputs=outputs,
                 batch_seconds=perf_counter() - started,
                 step_seconds=steps.seconds,
-                millis_behind_latest=batch.millis_behind_latest,
+                millis_behind_latest=millis_behind_latest,
             )
         )
+
+    def _quarantined(self, records: list[Record]) -> list[Record]:
+        """The records without the one that killed the process. Its dead letter is durable before any other is tried."""
+        condemned = [record for record in records if self._quarantine.is_condemned(record)]
+        if condemned:
+            reason = "the process died in the application's code on this record, tried alone"
+            self._write_rejected([Rejected(record, reason, None) for record in condemned])
+            records = [record for record in records if record not in condemned]
+            self._done = max(self._done, condemned[-1].position) if not records else self._done
+        return records
+
+    def _in_user_code(self, records: Sequence[Record], call: Callable[[], T]) -> T:
+        with self._quarantine.user_code(records, lambda write: self._retrying("noting an attempt", write)):
+            return call()
 
     def _new(self, records: list[Record]) -> list[Record]:
         """The records beyond what is done. An iterator opened at the checkpoint's record returns that one again."""
@@ -163,14 +193,17 @@ class ShardWorker:
         return records
 
     def _process_stateless(
-        self, events: list[Received[Any]], rejected: list[Rejected], steps: _Steps
+        self, records: list[Record], events: list[Received[Any]], rejected: list[Rejected], steps: _Steps
     ) -> tuple[int, int, int]:
         processor = self._processor
         assert isinstance(processor, Processor)  # noqa: S101  # narrows the union for mypy
 
         def attempt(part: Sequence[Received[Any]]) -> list[tuple[Record, bytes]]:
             # An output has no key here; the last event of the part that gave it names it.
-            return [(part[-1].record, processor.encode(output)) for output in processor.process(part)]
+            def run() -> list[tuple[Record, bytes]]:
+                return [(part[-1].record, processor.encode(output)) for output in processor.process(part)]
+
+            return self._in_user_code(records, run)
 
         outputs, failed = self._bisected("processing", events, attempt)
         steps.end("emit")
@@ -186,27 +219,33 @@ class ShardWorker:
         return len(events) - len(failed), 0, len(outputs) - len(refused)
 
     def _process_keyed(
-        self, keyed: _Keyed, events: list[Received[Any]], rejected: list[Rejected], steps: _Steps
+        self,
+        keyed: _Keyed,
+        records: list[Record],
+        events: list[Received[Any]],
+        rejected: list[Rejected],
+        steps: _Steps,
     ) -> tuple[int, int, int]:
-        by_key = keyed.admissible(events, rejected)
+        by_key = self._in_user_code(records, lambda: keyed.admissible(events, rejected))
         missing = keyed.states.missing(by_key)
         if missing:
             loaded = self._retrying("loading states", lambda: self._ports.states.load(missing))
             keyed.states.admit(missing, loaded)
         steps.end("load")
-        folded = keyed.states.fold(by_key)
+        folded = self._in_user_code(records, lambda: keyed.states.fold(by_key))
         self._write_rejected(rejected + folded.rejected)
         steps.end("fold")
         processor = keyed.processor
 
         def attempt(part: Sequence[Changed[Any]]) -> list[tuple[Changed[Any], bytes]]:
-            outputs = processor.emit(part)
+            outputs = self._in_user_code(records, lambda: processor.emit(part))
             if len(outputs) != len(part):
                 raise ValueError(f"emit returned {len(outputs)} outputs for {len(part)} changed keys")
             encode = processor.encode
             return [(item, encode(output)) for item, output in zip(part, outputs, strict=True) if output is not None]
 
-        emissions, failed = self._bisected("emitting", keyed.states.changed(), attempt)
+        changed = keyed.states.changed()
+        emissions, failed = self._bisected("emitting", changed, attempt)
         steps.end("emit")
         refused = self._publish([output for _, output in emissions])
         self._write_letters(
@@ -284,6 +323,7 @@ class ShardWorker:
             written = self._write_states(self._keyed.states)
             self._keyed.states.evict()
         self._durable, self._durable_at = done, self._clock.monotonic()
+        self._quarantine.close()
         self._dead_letters_ahead = {position for position in self._dead_letters_ahead if position > done}
         return done, written
 

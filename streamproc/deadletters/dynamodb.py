@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from streamproc.aws import aws_client
-from streamproc.deadletter import DeadLetter, Kind
+from streamproc.deadletter import Attempt, DeadLetter, Kind
 from streamproc.dynamodb import create_table, describe_table
 from streamproc.errors import code_of, translated
 from streamproc.record import Position
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 #: Data beyond it goes to S3: an item ends at 400 KB and a record at 1 MiB or more.
 INLINE_BYTES_MAX = 64 * 1024
+
+
+# The item of a shard that notes what is in the application's code. It sorts before every position.
+_ATTEMPT_KEY = "!attempt"
 
 
 class DynamoDBDeadLetters:
@@ -101,7 +105,7 @@ class DynamoDBDeadLetters:
                 # '~' sorts behind the '#' that ends a position, so the entries at `after` itself are not returned.
                 ExpressionAttributeValues={
                     ":pk": {"S": self._prefix + shard_id},
-                    ":after": {"S": f"{after.sortable()}~"} if after.sequence_number >= 0 else {"S": "!"},
+                    ":after": {"S": f"{after.sortable()}~"} if after.sequence_number >= 0 else {"S": "/"},
                 },
                 ProjectionExpression="sk",
             ):
@@ -111,14 +115,39 @@ class DynamoDBDeadLetters:
                         positions.add(Position.parse(position))
         return positions
 
+    def note_attempt(self, shard_id: str, attempt: Attempt | None) -> None:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        key: Any = {"pk": {"S": self._prefix + shard_id}, "sk": {"S": _ATTEMPT_KEY}}
+        with translated(f"noting an attempt in {self.table}"):
+            if attempt is None:
+                self._client.delete_item(TableName=self.table, Key=key)
+                return
+            item = {
+                **key,
+                "first": {"S": attempt.first.sortable()},
+                "last": {"S": attempt.last.sortable()},
+                "alone": {"BOOL": attempt.alone},
+            }
+            self._client.put_item(TableName=self.table, Item=item)
+
+    def attempt(self, shard_id: str) -> Attempt | None:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        key: Any = {"pk": {"S": self._prefix + shard_id}, "sk": {"S": _ATTEMPT_KEY}}
+        with translated(f"reading {self.table}"):
+            item: Any = self._client.get_item(TableName=self.table, Key=key, ConsistentRead=True).get("Item")
+        if item is None:
+            return None
+        first, last = (Position.parse(item[name]["S"]) for name in ("first", "last"))
+        return Attempt(first=first, last=last, alone=item["alone"]["BOOL"])
+
     def scan(self) -> Iterable[DeadLetter]:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""
         with translated(f"reading {self.table}"):
             for page in self._client.get_paginator("scan").paginate(
                 TableName=self.table,
                 ConsistentRead=True,
-                FilterExpression="begins_with(pk, :prefix)",
-                ExpressionAttributeValues={":prefix": {"S": self._prefix}},
+                FilterExpression="begins_with(pk, :prefix) AND sk <> :attempt",
+                ExpressionAttributeValues={":prefix": {"S": self._prefix}, ":attempt": {"S": _ATTEMPT_KEY}},
             ):
                 for item in page["Items"]:
                     yield self._letter(item)

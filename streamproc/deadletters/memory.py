@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 
-from streamproc.deadletter import DeadLetter, Kind
+from streamproc.deadletter import Attempt, DeadLetter, Kind
 from streamproc.namespace import Namespace
 from streamproc.record import Position
 
@@ -16,6 +16,7 @@ class MemoryDeadLetters:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._letters: dict[tuple[Position, Kind, int], DeadLetter] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._lock = threading.Lock()
 
     def check(self) -> str:
@@ -39,6 +40,19 @@ class MemoryDeadLetters:
                 for (position, kind, _), letter in self._letters.items()
                 if kind is Kind.EVENT and letter.shard_id == shard_id and position > after
             }
+
+    def note_attempt(self, shard_id: str, attempt: Attempt | None) -> None:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        with self._lock:
+            if attempt is None:
+                self._attempts.pop(shard_id, None)
+            else:
+                self._attempts[shard_id] = attempt
+
+    def attempt(self, shard_id: str) -> Attempt | None:
+        """See :class:`streamproc.deadletter.DeadLetterStore`."""
+        with self._lock:
+            return self._attempts.get(shard_id)
 
     def scan(self) -> Iterable[DeadLetter]:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""

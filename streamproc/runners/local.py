@@ -269,6 +269,7 @@ class LocalRunner:
             held,
             reader,
             worker,
+            after_death=bool(self._dead),
             poll_seconds=self._settings.poll_seconds,
             clock=self._clock,
             telemetry=self._telemetry,

@@ -28,6 +28,7 @@ class ShardConsumer(threading.Thread):
         reader: ShardReader,
         worker: ShardWorker,
         *,
+        after_death: bool,
         poll_seconds: float,
         clock: Clock,
         telemetry: Telemetry,
@@ -40,6 +41,7 @@ class ShardConsumer(threading.Thread):
         self._shard_id = worker.shard_id
         self._reader = reader
         self._worker = worker
+        self._after_death = after_death
         self._poll_seconds = poll_seconds
         self._clock = clock
         self._telemetry = telemetry
@@ -49,7 +51,7 @@ class ShardConsumer(threading.Thread):
     def run(self) -> None:
         """See the class."""
         try:
-            self._worker.start(_position(self.held.lease))
+            self._worker.start(_position(self.held.lease), after_death=self._after_death)
             self._reader.seek(self.held.lease, self._clock.time())
             if not self._consume():
                 self._checkpoint()
@@ -59,6 +61,7 @@ class ShardConsumer(threading.Thread):
         except BaseException as error:  # noqa: BLE001  # raised again by the runner, in the main thread; SystemExit too
             self.failure = error
         finally:
+            self._worker.close()
             del self._worker, self._reader  # an ended shard stays in the runner's list, without its states
 
     def _consume(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streamproc.deadletter import DeadLetter, DeadLetterStore, Kind
+from streamproc.deadletter import Attempt, DeadLetter, DeadLetterStore, Kind
 from streamproc.deadletters.dynamodb import INLINE_BYTES_MAX, DynamoDBDeadLetters
 from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.local import LocalStack
@@ -64,6 +64,18 @@ class DeadLetterContract:
         store = make()
         store.write([letter(1), letter(1, Kind.EMISSION)])
         assert {entry.kind for entry in store.scan()} == {Kind.EVENT, Kind.EMISSION}
+
+    def test_an_attempt_is_noted_for_its_shard_alone_and_taken_back(self, make: Callable[[], DeadLetterStore]) -> None:
+        store = make()
+        attempt = Attempt(first=Position(0, 10**55), last=Position(0, 10**55, 7), alone=True)
+        store.note_attempt(SHARD, attempt)
+        assert store.attempt(SHARD) == attempt
+        assert store.attempt("shardId-000000000001") is None
+        assert list(store.scan()) == []
+        assert store.event_positions_after(SHARD, BEGINNING) == set()
+        store.note_attempt(SHARD, None)
+        store.note_attempt(SHARD, None)
+        assert store.attempt(SHARD) is None
 
     def test_a_check_says_what_there_is(self, make: Callable[[], DeadLetterStore]) -> None:
         assert make().check()

@@ -125,6 +125,7 @@ class Bench:
         *,
         hash_range: HashRange = ALL_HASH_KEYS,
         settings: WorkerSettings | None = None,
+        after_death: bool = False,
     ) -> ShardWorker:
         """A new worker, started after this checkpoint."""
         worker = ShardWorker(
@@ -137,7 +138,7 @@ class Bench:
             telemetry=Telemetry(self.telemetry.append),
             abort=self.abort,
         )
-        worker.start(checkpoint)
+        worker.start(checkpoint, after_death=after_death)
         return worker
 
     def values(self, key: str) -> list[Any]:

@@ -447,3 +447,58 @@ def test_every_refused_output_of_a_stateless_processor_is_a_dead_letter_of_its_o
     bench.sink = FlakySink(lambda outputs: Delivery([], [(n, "too large") for n in range(len(outputs))]))
     bench.worker().process(make_batch([plain(1, b"a"), plain(2, b"b")]))
     assert sorted(letter.data for letter in bench.deadletters.scan()) == [b"a-1", b"a-2", b"b-1", b"b-2"]
+
+
+def test_a_state_of_an_older_fold_is_migrated_and_folded_on(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    class Second(type(bench.processor)):  # type: ignore[misc]  # the conftest's class, by a value
+        fold_version = 2
+
+        def migrate_state(self, data: bytes, fold_version: int) -> Any:
+            assert fold_version == 1
+            return {"values": [value * 10 for value in self.decode_state(data)["values"]]}
+
+    first = bench.worker()
+    first.process(make_batch([make_record(1, "a", 1), make_record(2, "b", 2)]))
+    first.make_durable()
+    bench.processor = Second()
+    second = bench.worker(Position(0, 2))
+    second.process(make_batch([make_record(3, "a", 3)]))
+    second.make_durable()
+    assert bench.values("a") == [10, 3]
+    assert bench.states.load(["a"])["a"].fold_version == 2
+    assert bench.states.load(["b"])["b"].fold_version == 1, "migrated with its next event"
+
+
+def test_an_older_worker_beside_a_newer_one_stops_and_never_writes_over_it(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    class Second(type(bench.processor)):  # type: ignore[misc]  # the conftest's class, by a value
+        fold_version = 2
+
+        def migrate_state(self, data: bytes, _fold_version: int) -> Any:
+            return self.decode_state(data)
+
+    old = bench.worker()
+    old.process(make_batch([make_record(1, "a", 1)]))
+    old.make_durable()
+    first_processor, bench.processor = bench.processor, Second()
+    new = bench.worker(Position(0, 1))
+    new.process(make_batch([make_record(2, "a", 2)]))
+    new.make_durable()
+    old.process(make_batch([make_record(2, "a", 2), make_record(3, "a", 3)]))
+    with pytest.raises(NewerState):
+        old.make_durable()
+    assert bench.states.load(["a"])["a"].fold_version == 2
+    bench.processor = first_processor  # rolled back too early
+    with pytest.raises(NewerState, match="deploy the newer version"):
+        bench.worker(Position(0, 2)).process(make_batch([make_record(3, "a", 3)]))
+
+
+def test_a_state_of_an_older_fold_without_a_migration_is_refused_with_what_to_do(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    bench.states.store([StoredState("a", Position(0, 0), 1, 0, b"", 0, b"{}")])
+    with pytest.raises(SettingsError, match="override migrate_state"):
+        bench.worker().process(make_batch([make_record(1, "a", 1)]))
