@@ -57,4 +57,14 @@ if ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null
         .venv/bin/python -c 'from streamproc.local.processes import find_redis; print("setup: the Redis server is", find_redis())' ||
         say "no Redis server: install redis-server or valkey; make demo and make test need one"
 fi
+if command -v npm >/dev/null; then
+    if [ ! -e .node/node_modules/kinesis-local/main.js ]; then
+        say "installing kinesis-local, the Kinesis of the reshard tests, into .node"
+        mkdir -p .node
+        npm install --silent --no-save --no-audit --no-fund --prefix .node kinesis-local@0.6.2 ||
+            say "that failed: make test-long needs it, make demo and make test do not"
+    fi
+else
+    say "no npm: make test-long needs Node.js with npm, make demo and make test do not"
+fi
 say "done"
