@@ -58,3 +58,13 @@ def _create(client: DynamoDBClient, table: str, schema: Any, names: list[str]) -
             # Two workers start at once, and the other one creates it.
             if code_of(error) != "ResourceInUseException":
                 raise
+
+
+def expire_items(client: DynamoDBClient, table: str, attribute: str) -> None:
+    """Have DynamoDB delete items after the time in this attribute, seconds since the epoch."""
+    with translated(f"setting the time to live of {table}"):
+        status = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]["TimeToLiveStatus"]
+        if status not in ("ENABLED", "ENABLING"):
+            client.update_time_to_live(
+                TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": attribute}
+            )

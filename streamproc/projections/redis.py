@@ -22,12 +22,14 @@ KEYS_PER_CALL = 250
 # The fence: positions are text that sorts as they do. An equal one is our own repeated request.
 _PROJECT = """
 local refused = 0
+local expire_seconds = tonumber(ARGV[#ARGV])
 for i, key in ipairs(KEYS) do
   local projected = redis.call('HGET', key, 'position')
   if projected and projected > ARGV[2 * i - 1] then
     refused = refused + 1
   else
     redis.call('HSET', key, 'position', ARGV[2 * i - 1], 'body', ARGV[2 * i])
+    if expire_seconds > 0 then redis.call('EXPIRE', key, expire_seconds) end
   end
 end
 return refused
@@ -37,10 +39,14 @@ return refused
 class RedisProjection:
     """Hashes ``<application>/<stream>@<its creation>:<key>`` with the fields ``position`` and ``body``, the envelope.
 
-    Every error of Redis is one that passes: the projection is a copy, and its loss must not stop the stream.
+    A key without an event for ``expire_after_seconds`` expires; None keeps all. Every error of Redis is one that
+    passes: the projection is a copy, and its loss must not stop the stream.
     """
 
-    def __init__(self, namespace: Namespace, *, url: str) -> None:
+    def __init__(self, namespace: Namespace, *, url: str, expire_after_seconds: int | None = None) -> None:
+        if expire_after_seconds is not None and expire_after_seconds < 1:
+            raise SettingsError(f"expire_after_seconds is {expire_after_seconds}: every key would be gone at once")
+        self._expire_seconds = expire_after_seconds or 0
         self._prefix = f"{namespace}:"
         try:
             # No retries and short waits: the worker goes on without Redis and comes back to it.
@@ -74,6 +80,7 @@ class RedisProjection:
                 for stored in chunk:
                     position = stored.position.sortable()
                     arguments += (position, encode_stored(stored, position))
+                arguments.append(str(self._expire_seconds))
                 refused += cast(int, self._script(keys=[self._prefix + stored.key for stored in chunk], args=arguments))
         return refused
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from streamproc.aws import aws_client
-from streamproc.dynamodb import create_table, describe_table
+from streamproc.dynamodb import create_table, describe_table, expire_items
 from streamproc.errors import NewerState, SettingsError, Throttled, TransientServiceError, code_of, translated
 from streamproc.state import StoredState, decode_stored, encode_stored
 
@@ -29,18 +29,32 @@ TRANSACT_ITEMS_MAX = 100
 TRANSACT_BYTES_MAX = 4 * 1024 * 1024
 # Keys, attribute names and the encoding of numbers beside the envelope itself.
 _ITEM_OVERHEAD_BYTES = 512
+# A worker that was down replays from its checkpoint. A week covers an outage of as long.
+_EXPIRE_SECONDS_MIN = 7 * 86_400
 # The item that says which stream the application reads. No state's key begins so: theirs begin with a stream's name.
 _STREAM_KEY = "#stream"
 
 
 class DynamoDBStates:
-    """Items of ``<application>-states``.
+    """Items of ``<application>-states``. A key without an event for ``expire_after_seconds`` expires; None keeps all.
 
     ``pk`` is ``<stream>@<its creation>#<key>``; ``body`` is the envelope; ``at_position`` and ``fold_version`` are in
     the conditions; the other attributes are for whoever opens the table, and never read back.
     """
 
-    def __init__(self, namespace: Namespace, *, client: DynamoDBClient | None = None) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        *,
+        expire_after_seconds: int | None = None,
+        client: DynamoDBClient | None = None,
+    ) -> None:
+        if expire_after_seconds is not None and expire_after_seconds < _EXPIRE_SECONDS_MIN:
+            raise SettingsError(
+                f"expire_after_seconds is {expire_after_seconds}: below {_EXPIRE_SECONDS_MIN} a state could expire"
+                " between an event and its replay, and the events before it would be folded again"
+            )
+        self._expire_after_seconds = expire_after_seconds
         self.table = f"{namespace.application}-states"
         self._prefix = f"{namespace.stream}@{namespace.stream_created_at}#"
         self._client = client or aws_client("dynamodb")
@@ -52,6 +66,8 @@ class DynamoDBStates:
     def prepare(self) -> None:
         """See :class:`streamproc.state.StateStore`."""
         create_table(self._client, self.table, hash_key="pk")
+        if self._expire_after_seconds is not None:
+            expire_items(self._client, self.table, "expires_at")
 
     def load(self, keys: Sequence[str]) -> dict[str, StoredState]:
         """See :class:`streamproc.state.StateStore`."""
@@ -80,7 +96,7 @@ class DynamoDBStates:
 
     def store(self, states: Sequence[StoredState]) -> set[str]:
         """See :class:`streamproc.state.StateStore`."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        now = datetime.datetime.now(datetime.UTC)
         superseded: set[str] = set()
         for chunk in self._chunks(states, now):
             superseded |= self._transact(chunk)
@@ -88,7 +104,7 @@ class DynamoDBStates:
             self._refuse_newer(superseded, states)
         return superseded
 
-    def _chunks(self, states: Sequence[StoredState], now: str) -> Iterator[list[tuple[str, Any]]]:
+    def _chunks(self, states: Sequence[StoredState], now: datetime.datetime) -> Iterator[list[tuple[str, Any]]]:
         chunk: list[tuple[str, Any]] = []
         chunk_bytes = 0
         for stored in states:
@@ -103,23 +119,27 @@ class DynamoDBStates:
         if chunk:
             yield chunk
 
-    def _put(self, stored: StoredState, sortable: str, body: bytes, now: str) -> Any:
+    def _put(self, stored: StoredState, sortable: str, body: bytes, now: datetime.datetime) -> Any:
         absent = "attribute_not_exists(pk)"  # the first state of this key
         not_later = (
             "at_position <= :at_position"  # nobody folded further; the same position is our own repeated request
         )
         not_newer = "fold_version <= :fold_version"  # no newer fold wrote it, whose changes we would undo
+        item: dict[str, Any] = {}
+        if self._expire_after_seconds is not None:
+            item["expires_at"] = {"N": str(int(now.timestamp()) + self._expire_after_seconds)}
         position, fold_version = {"S": sortable}, {"N": str(stored.fold_version)}
         return {
             "Put": {
                 "TableName": self.table,
                 "Item": {
+                    **item,
                     "pk": {"S": self._prefix + stored.key},
                     "at_position": position,
                     "fold_version": fold_version,
                     "body": {"B": body},
                     "events_folded": {"N": str(stored.events_folded)},
-                    "updated_at": {"S": now},
+                    "updated_at": {"S": now.isoformat(timespec="seconds")},
                 },
                 "ConditionExpression": f"{absent} OR ({not_later} AND {not_newer})",
                 "ExpressionAttributeValues": {":at_position": position, ":fold_version": fold_version},

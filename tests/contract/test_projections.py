@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from streamproc.errors import ServiceUnreachable, SettingsError, is_transient
 from streamproc.local import LocalStack
@@ -54,6 +55,18 @@ class TestRedisProjection(ProjectionContract):
     @pytest.fixture
     def make(self, stack: LocalStack) -> Callable[[], Projection]:
         return lambda: RedisProjection(Namespace(uuid.uuid4().hex, "stream", 1), url=stack.redis_url)
+
+
+def test_an_idle_key_expires_and_an_event_puts_it_off(stack: LocalStack) -> None:
+    namespace = Namespace(uuid.uuid4().hex, "stream", 1)
+    RedisProjection(namespace, url=stack.redis_url, expire_after_seconds=500).project([stored("a", 1)])
+    RedisProjection(namespace, url=stack.redis_url).project([stored("b", 1)])
+    client = redis.Redis.from_url(stack.redis_url)
+    assert 490 <= client.ttl(f"{namespace}:a") <= 500
+    assert client.ttl(f"{namespace}:b") == -1
+    RedisProjection(namespace, url=stack.redis_url, expire_after_seconds=900).project([stored("a", 2)])
+    assert client.ttl(f"{namespace}:a") > 800
+    client.close()
 
 
 def test_a_redis_that_is_away_is_an_error_that_passes() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 
 import pytest
 
-from streamproc.errors import NewerState
+from streamproc.errors import NewerState, SettingsError
 from streamproc.local import LocalStack
 from streamproc.namespace import Namespace
 from streamproc.record import Position
@@ -112,3 +113,19 @@ class TestDynamoDBStates(StateStoreContract):
         one.store([stored("a", 1)])
         assert other.load(["a"]) == {}
         assert list(other.scan()) == []
+
+    def test_an_idle_state_expires_by_its_time_to_live(self, stack: LocalStack) -> None:
+        client = stack.client("dynamodb")
+        namespace = Namespace(f"app-{uuid.uuid4().hex[:8]}", "stream", 1)
+        store = DynamoDBStates(namespace, expire_after_seconds=30 * 86_400, client=client)
+        store.prepare()
+        store.prepare()
+        described = client.describe_time_to_live(TableName=store.table)["TimeToLiveDescription"]
+        assert (described["TimeToLiveStatus"], described["AttributeName"]) == ("ENABLED", "expires_at")
+        store.store([stored("a", 1)])
+        (item,) = client.scan(TableName=store.table)["Items"]
+        assert int(item["expires_at"]["N"]) == pytest.approx(time.time() + 30 * 86_400, abs=60)
+
+    def test_an_expiry_within_the_reach_of_a_replay_is_refused(self, stack: LocalStack) -> None:
+        with pytest.raises(SettingsError, match="folded again"):
+            DynamoDBStates(Namespace("app", "s", 1), expire_after_seconds=60, client=stack.client("dynamodb"))
