@@ -1,9 +1,11 @@
 # Five verbs: setup, lint, test, demo, bench. Each one sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo bench clean
+.PHONY: help setup lock lint test test-long demo chaos bench clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
+RUNS ?= 2000
+SEED ?= 0
 STAMP := .venv/.setup
 PYPROJECTS := pyproject.toml producers/pyproject.toml models/pyproject.toml consumers/pyproject.toml
 
@@ -34,6 +36,10 @@ test-long: $(STAMP) ## Run the tests that take minutes
 
 demo: $(STAMP) ## Run the demonstration on the local AWS stack (ARGS=--help tells its options)
 	@$(BIN)/streamproc demo --json build/demo.json $(ARGS)
+
+chaos: $(STAMP) ## Play RUNS seeded schedules of faults from SEED on, and the mutations that must be caught
+	@mkdir -p build
+	@$(BIN)/python -m streamproc.testing.simulation --runs $(RUNS) --seed $(SEED) --json build/chaos.json
 
 bench: $(STAMP) ## Measure throughput and latency
 	@$(BIN)/python benchmarks/run.py $(ARGS)

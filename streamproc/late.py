@@ -20,8 +20,8 @@ class LateProjection:
     """A projection that may be away.
 
     Of what could not be projected the keys wait. Their latest states are looked up when it is back: in memory, else in
-    the store, which has every state that memory has not. What waits is not durable: after a restart a key is projected
-    with its next event.
+    the store, which has every state that memory has not. What waits ends with the worker: its keys are then
+    projected with their next event, or by ``streamproc state project``.
     """
 
     def __init__(

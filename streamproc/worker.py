@@ -137,12 +137,14 @@ class ShardWorker:
         Raises WorkerAborted, or an error that does not pass. Afterwards the worker must not be used again.
         """
         records = self._quarantined(self._new(batch.records))
-        if not records:
-            if self._projection is not None:
-                self._projection.project([])
-            return
-        for group in self._quarantine.groups(records):
-            self._process(group, batch.millis_behind_latest)
+        if records:
+            for group in self._quarantine.groups(records):
+                self._process(group, batch.millis_behind_latest)
+        elif self._projection is not None:
+            self._projection.project([])
+        if batch.records:
+            # Also past what was put aside before, by this worker or the one before it: the checkpoint moves on.
+            self._done = max(self._done, batch.records[-1].position)
 
     def _process(self, records: list[Record], millis_behind_latest: int) -> None:
         started = perf_counter()
@@ -176,7 +178,6 @@ class ShardWorker:
             reason = "the process died in the application's code on this record, tried alone"
             self._write_rejected([Rejected(record, reason, None) for record in condemned])
             records = [record for record in records if record not in condemned]
-            self._done = max(self._done, condemned[-1].position) if not records else self._done
         return records
 
     def _in_user_code(self, records: Sequence[Record], call: Callable[[], T]) -> T:

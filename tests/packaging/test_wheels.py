@@ -39,6 +39,7 @@ SDK_DISTRIBUTIONS = {
 #: The modules that need an extra, by what they miss without it. All others import.
 NEED_AN_EXTRA = {
     "streamproc.cli": "click",
+    "streamproc.operations": "click",
     "streamproc.projections.redis": "redis",
     "streamproc.local.dynamodb_table": "moto",
     "streamproc.local.kinesis_shard": "moto",
