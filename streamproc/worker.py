@@ -348,7 +348,8 @@ class ShardWorker:
     def _latest(self, keys: Sequence[str]) -> list[StoredState]:
         """The latest committed states of these keys: in memory, else as the store has them."""
         committed = self._keyed.states.committed(keys) if self._keyed else []
-        missing = [key for key in keys if key not in {stored.key for stored in committed}]
+        found = {stored.key for stored in committed}
+        missing = [key for key in keys if key not in found]
         return [*committed, *self._ports.states.load(missing).values()]
 
     def _write_rejected(self, rejected: list[Rejected]) -> None:

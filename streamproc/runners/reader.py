@@ -10,7 +10,7 @@ from streamproc.errors import IteratorExpired, SettingsError, StreamNotFound, tr
 from streamproc.lease import LATEST, TRIM_HORIZON, Lease
 from streamproc.record import Batch, shard_number_of
 from streamproc.stream import list_shards
-from streamproc.telemetry import AggregateDropped, RetentionGapFound, Telemetry, TelemetryEvent
+from streamproc.telemetry import AggregateDropped, RetentionGapFound, Telemetry
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -105,7 +105,9 @@ class ShardReader:
             if self._shard.shard_id in {shard.shard_id for shard in list_shards(self._client, self._stream)}:
                 raise
             # The stream is there and the shard is not: it was closed, and its last record is beyond the retention.
-            self._report(RetentionGapFound(shard_id=self._shard.shard_id, checkpoint=self._last_sequence_number))
+            self._telemetry.emit(
+                RetentionGapFound(shard_id=self._shard.shard_id, checkpoint=self._last_sequence_number)
+            )
             self._ended = True
             return None
         return self._batch(answer)
@@ -117,7 +119,7 @@ class ShardReader:
             self._report_gap(raw[0]["SequenceNumber"])
             self._last_sequence_number = raw[-1]["SequenceNumber"]
         for dropped in expanded.dropped:
-            self._report(
+            self._telemetry.emit(
                 AggregateDropped(
                     shard_id=self._shard.shard_id,
                     sequence_number=dropped.sequence_number,
@@ -132,10 +134,9 @@ class ShardReader:
             return None
         return Batch(self._shard.shard_id, expanded.records, answer.get("MillisBehindLatest", 0))
 
-    def _report(self, event: TelemetryEvent) -> None:
-        self._telemetry.emit(event)
-
     def _report_gap(self, first_sequence_number: str) -> None:
         if self._check_gap and int(first_sequence_number) > int(self._last_sequence_number):
-            self._report(RetentionGapFound(shard_id=self._shard.shard_id, checkpoint=self._last_sequence_number))
+            self._telemetry.emit(
+                RetentionGapFound(shard_id=self._shard.shard_id, checkpoint=self._last_sequence_number)
+            )
         self._check_gap = False
