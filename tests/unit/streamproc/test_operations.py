@@ -9,7 +9,9 @@ import msgspec
 from hypothesis import given, strategies as st
 
 from streamproc.lease import SHARD_END, Lease
-from streamproc.operations import Standing, checkpoint_text, parts, standing
+from streamproc.operations.common import parts
+from streamproc.operations.leases import checkpoint_text
+from streamproc.operations.state import Standing, standing
 from streamproc.readable import bytes_text, data_text, plain, readable, state_fields
 from streamproc.record import Position
 from streamproc.state import StoredState

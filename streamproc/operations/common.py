@@ -1,0 +1,112 @@
+"""What the operator's commands share: the application that they are given, tables, progress, exit codes."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from botocore.exceptions import ClientError
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from streamproc.application import Application, load_application
+from streamproc.aws import aws_client
+from streamproc.cli import EXIT_CODES
+from streamproc.errors import SettingsError, code_of
+from streamproc.namespace import Namespace
+from streamproc.stream import stream_created_at
+
+T = TypeVar("T")
+
+#: Keys that are read or written at once: 500 states of the 5 KB that the recommender's can have are 2.5 MB.
+PART_KEYS = 500
+# Columns of a table that nothing need be cut from: in a pipe, for grep. A terminal wraps what it cannot show.
+_PIPE_COLUMNS = 100_000
+LIST_COLUMNS_MIN = 180
+
+
+def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``; the last one may be shorter, none is empty."""
+    iterator = iter(items)
+    while part := list(itertools.islice(iterator, size)):
+        yield part
+
+
+def of_application(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the application, under the name and on the stream that ``streamproc run`` was told."""
+
+    @click.option("-A", "--app", "path", required=True, metavar="MODULE:APP", help="The application.")
+    @click.option("--name", help="The application name that it runs under, where `run` was given one.")
+    @click.option("--stream", help="The stream that it reads, where `run` was given one.")
+    @functools.wraps(command)
+    def with_application(path: str, name: str | None, stream: str | None, **options: Any) -> None:
+        given = {option: value for option, value in (("name", name), ("stream", stream)) if value is not None}
+        application = msgspec.structs.replace(load_application(path), **given)
+        with _explained(application):
+            command(application, **options)
+
+    return with_application
+
+
+@contextmanager
+def _explained(application: Application) -> Iterator[None]:
+    """Say what a missing table means. Other errors pass."""
+    try:
+        yield
+    except SettingsError as error:
+        cause = error.__cause__
+        if isinstance(cause, ClientError) and code_of(cause) == "ResourceNotFoundException":
+            raise SettingsError(
+                f"{error}: no application has run under the name {application.name!r} here yet, or it keeps nothing of"
+                " the kind; check --name and the region"
+            ) from error
+        raise
+
+
+def namespace_of(application: Application) -> Namespace:
+    """The application on the stream that exists now. Raises StreamNotFound."""
+    created_at = stream_created_at(aws_client("kinesis"), application.stream)
+    return Namespace(application.name, application.stream, created_at)
+
+
+def print_table(table: Table, columns_min: int = 0) -> None:
+    """Print: as wide as the terminal, but at least so wide; in a pipe a row is one line, whole."""
+    width = max(shutil.get_terminal_size().columns, columns_min) if sys.stdout.isatty() else _PIPE_COLUMNS
+    # What producers sent is in the cells: nothing in it is markup.
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table, crop=False)
+
+
+def table_of(*columns: str) -> Table:
+    """An empty table with these columns."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how many there were so far; how many there are, only the scan's end tells."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda count: progress.advance(task, count)
+
+
+def exit_codes(one: str) -> str:
+    """The help's list of exit codes, where 1 has a meaning of its own."""
+    return EXIT_CODES.replace("   1  an error", f"   1  {one}, or an error")
+
+
+def time_text(seconds: float) -> str:
+    """Seconds since the epoch as RFC 3339, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
