@@ -1,11 +1,13 @@
 # Five verbs: setup, lint, test, demo, bench. Each one sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos bench clean
+.PHONY: help setup lock lint test test-long demo chaos soak bench clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
 RUNS ?= 2000
 SEED ?= 0
+MINUTES ?= 30
+RATE ?= 300
 STAMP := .venv/.setup
 PYPROJECTS := pyproject.toml producers/pyproject.toml models/pyproject.toml consumers/pyproject.toml
 
@@ -40,6 +42,9 @@ demo: $(STAMP) ## Run the demonstration on the local AWS stack (ARGS=--help tell
 chaos: $(STAMP) ## Play RUNS seeded schedules of faults from SEED on, and the mutations that must be caught
 	@mkdir -p build
 	@$(BIN)/python -m streamproc.testing.simulation --runs $(RUNS) --seed $(SEED) --json build/chaos.json
+
+soak: $(STAMP) ## Run producer and recommender for MINUTES at RATE events a second, with a fault every few seconds by SEED
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --rate $(RATE) --seed $(SEED) $(ARGS)
 
 bench: $(STAMP) ## Measure throughput and latency
 	@$(BIN)/python benchmarks/run.py $(ARGS)

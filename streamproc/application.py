@@ -11,15 +11,19 @@ from pathlib import Path
 
 import msgspec
 
+from streamproc.clock import Clock
 from streamproc.deadletter import DeadLetterStore
 from streamproc.errors import ApplicationNotFound, SettingsError
 from streamproc.namespace import Namespace
-from streamproc.processor import AnyProcessor
+from streamproc.ports import Ports
+from streamproc.processor import AnyProcessor, KeyedProcessor
 from streamproc.projection import Projection
+from streamproc.runners.kcl.properties import KclRunnerSettings
 from streamproc.settings import LocalRunnerSettings, WorkerSettings
 from streamproc.sink import Sink
+from streamproc.snapshot import SnapshotCycle, SnapshotStore
 from streamproc.state import StateStore
-from streamproc.worker import Ports
+from streamproc.telemetry import Telemetry
 
 # DynamoDB's rule for table names, less the longest suffix of ours: the application's name is its lease table.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{3,200}")
@@ -41,8 +45,11 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
     deadletters: Callable[[Namespace], DeadLetterStore]
     sink: Callable[[Namespace], Sink] | None = None
     projection: Callable[[Namespace], Projection] | None = None
+    #: Where snapshots of the values across keys go, for a processor with a shared fold.
+    snapshots: Callable[[Namespace], SnapshotStore] | None = None
     worker: WorkerSettings = WorkerSettings()
     local: LocalRunnerSettings = LocalRunnerSettings()
+    kcl: KclRunnerSettings = KclRunnerSettings()
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -56,11 +63,23 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
     def ports(self, namespace: Namespace) -> Ports:
         """The adapters, bound to the namespace."""
         return Ports(
+            namespace=namespace,
             states=self.states(namespace),
             deadletters=self.deadletters(namespace),
             sink=self.sink(namespace) if self.sink else None,
             projection=self.projection(namespace) if self.projection else None,
+            partials=self.states(namespace.of_partials()),
         )
+
+    def snapshot_cycle(
+        self, ports: Ports, processor: AnyProcessor, clock: Clock, telemetry: Telemetry
+    ) -> SnapshotCycle | None:
+        """What makes the snapshots of the values across keys, where the application has any."""
+        shared = processor.shared() if isinstance(processor, KeyedProcessor) else None
+        if shared is None or self.snapshots is None or ports.partials is None or ports.namespace is None:
+            return None
+        store, seconds = self.snapshots(ports.namespace), self.worker.snapshot_seconds
+        return SnapshotCycle(shared, ports.partials, store, seconds=seconds, clock=clock, telemetry=telemetry)
 
 
 def load_application(path: str) -> Application:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import TYPE_CHECKING, Literal, overload
+import threading
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import boto3.session
 from botocore.config import Config
@@ -39,11 +41,26 @@ def aws_client(service: Literal["kinesis", "dynamodb", "firehose", "s3"]) -> obj
 
     Raises SettingsError where no region is set. Credentials are looked for at the first call.
     """
-    with translated(f"making the {service} client"):
-        # boto3 itself reads AWS_DEFAULT_REGION alone, unlike every other AWS SDK. A session of its own: the default one
-        # is not thread-safe, and a producer makes its client in its thread.
-        region = os.environ.get("AWS_REGION") or None
-        try:
-            return boto3.session.Session(region_name=region).client(service, config=_CONFIG)
-        except ValueError as error:
-            raise SettingsError(f"the {service} client cannot be made: {error}; mend AWS_ENDPOINT_URL") from error
+    settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    with translated(f"making the {service} client"), _LOCK:
+        return _client(service, settings, os.getpid())
+
+
+# Clients are thread-safe; making them is not, and each one that is made keeps megabytes of a service's description.
+# One a service and process, then, and another one where the environment or the process (a fork) is another.
+_LOCK = threading.Lock()
+
+
+@functools.cache
+def _session(settings: frozenset[tuple[str, str]], pid: int) -> boto3.session.Session:
+    del pid
+    # boto3 itself reads AWS_DEFAULT_REGION alone, unlike every other AWS SDK.
+    return boto3.session.Session(region_name=dict(settings).get("AWS_REGION") or None)
+
+
+@functools.cache
+def _client(service: Any, settings: frozenset[tuple[str, str]], pid: int) -> object:
+    try:
+        return _session(settings, pid).client(service, config=_CONFIG)
+    except ValueError as error:
+        raise SettingsError(f"the {service} client cannot be made: {error}; mend AWS_ENDPOINT_URL") from error

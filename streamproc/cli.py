@@ -18,12 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from streamproc import __version__
+from streamproc.alias import resolved, still_serves
 from streamproc.application import load_application
 from streamproc.aws import aws_client
-from streamproc.errors import MissingExtra, StreamprocError, translated
+from streamproc.errors import MissingExtra, SettingsError, StreamprocError, translated
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.metrics.logs import LogWriter
 from streamproc.namespace import Namespace
+from streamproc.runners.kcl.runner import KclRunner
 from streamproc.runners.local import LocalRunner
 from streamproc.stream import stream_created_at
 from streamproc.telemetry import Telemetry
@@ -111,7 +113,13 @@ def commands(distribution_of: Mapping[str, str]) -> click.Group:
 
 @click.command(epilog=EXIT_CODES)
 @click.option("-A", "--app", "path", required=True, metavar="MODULE:APP", help="The application to run.")
-@click.option("--runner", type=click.Choice(["local"]), default="local", show_default=True, help="What feeds it.")
+@click.option(
+    "--runner",
+    type=click.Choice(["local", "kcl"]),
+    default="local",
+    show_default=True,
+    help="One process for all shards, or a worker of a fleet under KCL.",
+)
 @click.option("--stream", help="Read this stream instead of the application's.")
 @click.option("--name", help="Run under this application name: its own leases, states and dead letters.")
 @click.option("--poll-seconds", type=float, help="Time from one read of a shard to the next (at least 0.2).")
@@ -143,23 +151,37 @@ def run(
       streamproc run -A streamproc_consumers.recommender:app
       streamproc run -A shop.app:app --stream cart-events --checkpoint-seconds 30
       streamproc run -A shop.app:app --name shop-v2      # beside the first one, from the beginning
+      streamproc run -A shop.app:app --runner kcl        # as many of them as there should be hosts
     """
-    del runner  # one choice today
     application = load_application(path)
     replace = msgspec.structs.replace
+    given = _given(poll_seconds=poll_seconds, failover_seconds=failover_seconds, initial_position=initial_position)
     application = replace(
         application,
         **_given(stream=stream, name=name),
         worker=replace(application.worker, **_given(checkpoint_seconds=checkpoint_seconds)),
-        local=replace(
-            application.local,
-            **_given(poll_seconds=poll_seconds, failover_seconds=failover_seconds, initial_position=initial_position),
-        ),
+        **{runner: replace(getattr(application, runner), **given)},
     )
+    name = application.name
+    application = resolved(application)
+    if runner == "kcl":
+        if log_format == "text":
+            raise SettingsError("--log-format text is for --runner local: a fleet's lines are JSON, one object each")
+        fleet = KclRunner(application, app=path, alias=name, leases=DynamoDBLeases(application.name))
+        stop, received = stop_on_signals(at_once=fleet.kill)
+        fleet.run(stop)
+        if signal.SIGINT in received:
+            raise click.exceptions.Exit(130)
+        return
     log = LogWriter(json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()))
     stop, received = stop_on_signals()
     try:
-        LocalRunner(application, leases=DynamoDBLeases(application.name), telemetry=Telemetry(log)).run(stop)
+        LocalRunner(
+            application,
+            leases=DynamoDBLeases(application.name),
+            telemetry=Telemetry(log),
+            confirm=lambda: still_serves(name, application.name),
+        ).run(stop)
     finally:
         log.close()
     if signal.SIGINT in received:
@@ -171,16 +193,24 @@ def _given(**options: object) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def stop_on_signals() -> tuple[threading.Event, list[int]]:
-    """An event that SIGTERM and SIGINT set, and the list of what was received. The second signal ends the process."""
+def stop_on_signals(at_once: Callable[[], None] | None = None) -> tuple[threading.Event, list[int]]:
+    """An event that SIGTERM and SIGINT set, and the list of what was received.
+
+    The second signal ends the process, after ``at_once``.
+    """
     stop = threading.Event()
     received: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and at_once is not None:
+            at_once()
+        if stop.is_set() or at_once is None:
+            for each in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(each, signal.SIG_DFL)
+        if stop.is_set():
+            signal.raise_signal(number)
         received.append(number)
         stop.set()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_DFL)
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, handle)
@@ -228,6 +258,13 @@ def doctor(path: str | None) -> None:
 def _check_application(path: str, check: Callable[[str, Callable[[], str]], None]) -> None:
     application = load_application(path)
     created_at = 0
+
+    def alias() -> str:
+        nonlocal application
+        name, application = application.name, resolved(application)
+        return f"{name} serves itself" if application.name == name else f"{name} is served by {application.name}"
+
+    check("alias", alias)
 
     def stream() -> str:
         nonlocal created_at

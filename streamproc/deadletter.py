@@ -18,6 +18,19 @@ class Kind(enum.StrEnum):
     EVENT = "event"
     #: An output that was not published. The state stands.
     EMISSION = "emission"
+    #: An event that is in its key's state and not in its shard's partial; see streamproc.partial.
+    SHARED = "shared"
+
+
+class Status(enum.StrEnum):
+    """What became of an entry since it was written."""
+
+    #: Nothing yet.
+    OPEN = "open"
+    #: An event that a worker folded later in the log, or an emission that was published after all.
+    REPLAYED = "replayed"
+    #: Given up by an operator. A copy of it that is in the stream already is not folded.
+    DROPPED = "dropped"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,10 +46,15 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     #: The wrong field, where it is one field's fault.
     field: str | None = None
     partition_key: str
-    #: The record's data, or the output's.
+    #: The record's data, or the output's; empty where it was not asked for, or where `emit` gave none.
     data: bytes
     #: When the record arrived in the stream, seconds since the epoch.
     arrived_at: float
+    status: Status = Status.OPEN
+    #: Of a replayed record that was put aside again: where it first stood.
+    first_position: Position | None = None
+    #: Of a replayed event: where a worker met it again.
+    replayed_at: Position | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +82,30 @@ class DeadLetterStore(Protocol):
         ...
 
     def event_positions_after(self, shard_id: str, after: Position) -> set[Position]:
-        """Positions of the shard's dead-lettered events beyond one: exactly those a worker that starts there skips."""
+        """Positions of the shard's dead-lettered events beyond one: exactly those a worker that starts there skips.
+
+        Whatever their status: a replayed event is folded where it was claimed, and never where it first stood.
+        """
+        ...
+
+    def claim(self, first_position: Position, at: Position) -> bool:
+        """Called by a worker that meets a replayed event at ``at``: whether it is to be folded there.
+
+        Marks the event's entry durably as replayed at ``at``, unless it was dropped or claimed for another position.
+        True where it is claimed for exactly ``at``, now or before, so that a lost reply and a worker's replay ask again
+        and hear the same. False otherwise, also where there is no such entry.
+        """
+        ...
+
+    def drop(self, letter: DeadLetter) -> bool:
+        """Mark an open entry as dropped. True where it is dropped, now or before; False where it was replayed."""
+        ...
+
+    def mark_replayed(self, letter: DeadLetter) -> bool:
+        """Mark an open emission as published. True where it is so, now or before; False where it was dropped.
+
+        An event is marked by :meth:`claim` alone. Raises ValueError for one.
+        """
         ...
 
     def note_attempt(self, shard_id: str, attempt: Attempt | None) -> None:
@@ -75,6 +116,20 @@ class DeadLetterStore(Protocol):
         """What a worker that died left in the application's code."""
         ...
 
-    def scan(self) -> Iterable[DeadLetter]:
-        """Every entry of the namespace."""
+    def scan(self, *, with_data: bool = True) -> Iterable[DeadLetter]:
+        """Every entry of the namespace, in no order. Without data, nothing large is read, and ``data`` is empty."""
+        ...
+
+    def find(self, position: Position) -> list[DeadLetter]:
+        """The entries at a position, of every kind and ordinal, with their data.
+
+        Raises SettingsError where the data of one is gone.
+        """
+        ...
+
+    def forget(self, partition_key: str) -> int:
+        """Erase every entry with this partition key, with its data; return how many there were.
+
+        May be repeated. A copy of one that is still in the stream finds no entry to claim, and is not folded.
+        """
         ...

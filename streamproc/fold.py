@@ -45,7 +45,8 @@ class _Entry:
 class Folded(msgspec.Struct, frozen=True):
     """What became of the events of a batch."""
 
-    events_folded: int
+    #: Key by key, each key's in log order.
+    accepted: list[Received[Any]]
     #: In the state already, or a producer's duplicate.
     events_skipped: int
     rejected: list[Rejected]
@@ -103,49 +104,52 @@ class KeyStates:
         Keys do not depend on each other, so their order does not matter. A key whose fold fails is folded again with
         care: from the committed state, each event tried twice and left out where it fails twice.
         """
-        folded = skipped = 0
+        accepted: list[Received[Any]] = []
         rejected: list[Rejected] = []
+        given = 0
         for key, received in events.items():
+            given += len(received)
             entry = self._entries[key]
             self._entries.move_to_end(key)
-            count = entry.events_folded
             try:
-                for event, record in received:
-                    self._apply(entry, event, record.position)
-                if entry.events_folded > count:
+                taken = [item for item in received if self._apply(entry, item.event, item.record.position)]
+                if taken:
                     self._seal(key, entry)
             except Exception:  # noqa: BLE001  # user code: found and named by the careful fold
-                rejected += self._fold_with_care(key, entry, received)
-            folded += entry.events_folded - count
-            skipped += len(received) - (entry.events_folded - count)
-        return Folded(folded, skipped - len(rejected), rejected)
+                taken, failed = self._fold_with_care(key, entry, received)
+                rejected += failed
+            accepted += taken
+        return Folded(accepted, given - len(accepted) - len(rejected), rejected)
 
-    def _apply(self, entry: _Entry, event: Any, position: Position) -> None:
+    def _apply(self, entry: _Entry, event: Any, position: Position) -> bool:
+        """Fold an event, unless the state contains it. Returns whether it was folded."""
         if position <= entry.position:
-            return
+            return False
         processor = self._processor
         event_id = fingerprint(processor.event_id(event))
         if is_remembered(entry.window, event_id):
-            return
+            return False
         entry.state = processor.fold(entry.state, event)
         entry.position = position
         entry.event_time = processor.event_time(event)
         entry.events_folded += 1
         entry.ids_hash = roll(entry.ids_hash, event_id)
         entry.window = remember(entry.window, event_id, position)
+        return True
 
-    def _fold_with_care(self, key: str, entry: _Entry, received: Sequence[Received[Any]]) -> list[Rejected]:
+    def _fold_with_care(
+        self, key: str, entry: _Entry, received: Sequence[Received[Any]]
+    ) -> tuple[list[Received[Any]], list[Rejected]]:
         """Fold event by event. One that fails may have left the state half changed, so it is built again before it."""
         self._sealed.pop(key, None)
         entry.rewind(self._decoded(entry.committed))
-        count = entry.events_folded
         accepted: list[Received[Any]] = []
         rejected: list[Rejected] = []
         for candidate in received:
             for attempt in (1, 2):
                 try:
-                    self._apply(entry, candidate.event, candidate.record.position)
-                    if entry.events_folded > count:
+                    taken = self._apply(entry, candidate.event, candidate.record.position)
+                    if taken:
                         self._seal(key, entry)
                 except Exception as error:  # noqa: BLE001  # user code
                     entry.rewind(self._decoded(entry.committed))
@@ -155,11 +159,12 @@ class KeyStates:
                         reason = str(error) if isinstance(error, StateTooLarge) else f"{type(error).__name__}: {error}"
                         rejected.append(Rejected(candidate.record, f"fold failed: {reason}", None))
                 else:
-                    accepted.append(candidate)
+                    if taken:
+                        accepted.append(candidate)
                     break
-        if entry.events_folded > count:
+        if accepted:
             self._seal(key, entry)
-        return rejected
+        return accepted, rejected
 
     def _seal(self, key: str, entry: _Entry) -> None:
         """Encode the live state. It is what will be committed, and shows now whether it is too large."""

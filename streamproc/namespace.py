@@ -13,5 +13,12 @@ class Namespace(msgspec.Struct, frozen=True):
     #: The stream's creation timestamp, whole seconds since the epoch.
     stream_created_at: int
 
+    def of_partials(self) -> Namespace:
+        """Where the partials of the shards are kept, in the tables of the states; see :mod:`streamproc.partial`.
+
+        Kinesis allows no '#' in a stream's name, so that no key can have the name of a partial.
+        """
+        return Namespace(self.application, f"{self.stream}#partials", self.stream_created_at)
+
     def __str__(self) -> str:
         return f"{self.application}/{self.stream}@{self.stream_created_at}"

@@ -26,3 +26,7 @@ class Projection(Protocol):
     def read(self, keys: Sequence[str]) -> dict[str, StoredState]:
         """The projected states of these keys, for readers; keys without one are left out."""
         ...
+
+    def forget(self, key: str) -> bool:
+        """Erase the projected state of a key; return whether there was one."""
+        ...

@@ -74,9 +74,10 @@ class Quarantine:
             self._careful = False
             _PROCESS.add(-1)
 
-    def is_condemned(self, record: Record) -> bool:
-        """Whether this record killed the process when it was tried alone."""
-        return record.position == self._condemned
+    @property
+    def condemned(self) -> Position | None:
+        """The record that killed the process when it was tried alone."""
+        return self._condemned
 
     def groups(self, records: Sequence[Record]) -> list[list[Record]]:
         """The records in order, suspects one by one, all others together."""

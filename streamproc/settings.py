@@ -21,6 +21,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes_max: int = 64 * 1024
     #: An event dated later than its arrival by more than this is dead-lettered: it would move every window ahead.
     ahead_seconds_max: float = 24 * 3600.0
+    #: Time from one snapshot of the values across keys to the next.
+    snapshot_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if not self.checkpoint_seconds > 0:
@@ -30,6 +32,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
                 f"dirty_keys_max is {self.dirty_keys_max} and states_in_memory_max {self.states_in_memory_max}: dirty"
                 " states are never evicted, so memory would grow beyond its bound before a checkpoint is due"
             )
+        if not self.snapshot_seconds > 0:
+            raise SettingsError(f"snapshot_seconds is {self.snapshot_seconds}: it must be above 0")
         if not self.ahead_seconds_max >= 0:
             raise SettingsError(f"ahead_seconds_max is {self.ahead_seconds_max}: it must be 0 or more")
         if not 1024 <= self.state_bytes_max <= 350 * 1024:

@@ -78,9 +78,13 @@ def encode_stored(stored: StoredState, position: str | None = None) -> bytes:
 def decode_stored(data: bytes) -> StoredState:
     """Read what :func:`encode_stored` wrote. Raises msgspec.DecodeError for anything else."""
     wire = _decoder.decode(data)
+    try:
+        position = Position.parse(wire.position)
+    except ValueError as error:
+        raise msgspec.DecodeError(str(error)) from error
     return StoredState(
         wire.key,
-        Position.parse(wire.position),
+        position,
         wire.events_folded,
         wire.ids_hash,
         wire.window,
@@ -135,7 +139,10 @@ class StateStore(Protocol):
         ...
 
     def load(self, keys: Sequence[str]) -> dict[str, StoredState]:
-        """The stored states of these keys, read strongly consistent; keys without one are left out."""
+        """The stored states of these keys, read strongly consistent; keys without one are left out.
+
+        Raises SettingsError, with the key, where what is stored cannot be read.
+        """
         ...
 
     def store(self, states: Sequence[StoredState]) -> set[str]:
@@ -154,5 +161,12 @@ class StateStore(Protocol):
         ...
 
     def scan(self) -> Iterable[StoredState]:
-        """Every state of the namespace, in no order."""
+        """Every state of the namespace, in no order. Raises SettingsError as :meth:`load` does."""
+        ...
+
+    def forget(self, key: str) -> bool:
+        """Erase the state of a key, readable or not; return whether there was one.
+
+        A worker that has it in memory writes it again with its next checkpoint: none may run.
+        """
         ...

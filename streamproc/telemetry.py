@@ -10,12 +10,16 @@ import logging
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from typing import ClassVar, Literal
 
 import msgspec
 
 
 class TelemetryEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The base of all telemetry events."""
+
+    #: How a log line says it: ``warning`` is what a person should look at, though the worker goes on.
+    level: ClassVar[str] = "info"
 
 
 class LeaseAcquired(TelemetryEvent, frozen=True, kw_only=True):
@@ -28,6 +32,7 @@ class LeaseAcquired(TelemetryEvent, frozen=True, kw_only=True):
 class LeaseLost(TelemetryEvent, frozen=True, kw_only=True):
     """Another worker took the lease, or it could not be renewed in time. The shard is dropped without a write."""
 
+    level: ClassVar[str] = "warning"
     shard_id: str
     owner: str | None
 
@@ -36,6 +41,14 @@ class ShardEnded(TelemetryEvent, frozen=True, kw_only=True):
     """A shard was closed by a reshard and read to its end."""
 
     shard_id: str
+
+
+class BatchRead(TelemetryEvent, frozen=True, kw_only=True):
+    """A read of a shard reached its worker, maybe an empty one. It is what tells an idle shard from one that hangs."""
+
+    shard_id: str
+    records: int
+    millis_behind_latest: int
 
 
 class BatchCommitted(TelemetryEvent, frozen=True, kw_only=True):
@@ -50,6 +63,8 @@ class BatchCommitted(TelemetryEvent, frozen=True, kw_only=True):
     #: Seconds by step: decode, load, fold, emit, publish, project.
     step_seconds: dict[str, float]
     millis_behind_latest: int
+    #: The last record of the batch.
+    position: str | None = None
 
 
 class Checkpointed(TelemetryEvent, frozen=True, kw_only=True):
@@ -64,6 +79,7 @@ class Checkpointed(TelemetryEvent, frozen=True, kw_only=True):
 class DeadLettered(TelemetryEvent, frozen=True, kw_only=True):
     """A record or an emission was put aside, durably, with its reason."""
 
+    level: ClassVar[str] = "warning"
     shard_id: str
     position: str
     kind: str
@@ -80,6 +96,7 @@ class StateSuperseded(TelemetryEvent, frozen=True, kw_only=True):
 class AggregateDropped(TelemetryEvent, frozen=True, kw_only=True):
     """A KPL aggregate held a record that hashes outside the shard, so all of it was dropped, as KCL drops it."""
 
+    level: ClassVar[str] = "warning"
     shard_id: str
     sequence_number: str
     user_records: int
@@ -88,6 +105,7 @@ class AggregateDropped(TelemetryEvent, frozen=True, kw_only=True):
 class Retried(TelemetryEvent, frozen=True, kw_only=True):
     """Something failed in a way that passes and is tried again after a wait."""
 
+    level: ClassVar[str] = "warning"
     what: str
     error: str
     attempt: int
@@ -97,6 +115,7 @@ class Retried(TelemetryEvent, frozen=True, kw_only=True):
 class ProjectionUnavailable(TelemetryEvent, frozen=True, kw_only=True):
     """The projection (Redis) cannot be written. The stream goes on; the states are projected when it is back."""
 
+    level: ClassVar[str] = "warning"
     shard_id: str
     error: str
     keys_waiting: int
@@ -112,8 +131,95 @@ class ProjectionCaughtUp(TelemetryEvent, frozen=True, kw_only=True):
 class RetentionGapFound(TelemetryEvent, frozen=True, kw_only=True):
     """The checkpoint's record is gone: it is older than the stream's retention, and what came after it may be too."""
 
+    level: ClassVar[str] = "warning"
     shard_id: str
     checkpoint: str
+
+
+class SnapshotAdded(TelemetryEvent, frozen=True, kw_only=True):
+    """The partials of all shards were merged into the next item snapshot."""
+
+    number: int
+    shards: int
+    snapshot_bytes: int
+
+
+class ReplayedSkipped(TelemetryEvent, frozen=True, kw_only=True):
+    """A replayed dead letter was not folded: an earlier copy was, or it was dropped, or is another application's."""
+
+    shard_id: str
+    position: str
+    first_position: str
+
+
+class ChildFailed(TelemetryEvent, frozen=True, kw_only=True):
+    """The process of a shard ends, and the daemon with it. Everything beyond the checkpoints is replayed."""
+
+    level: ClassVar[str] = "error"
+    shard_id: str
+    reason: str
+    exit_code: int
+
+
+class ModelLoaded(TelemetryEvent, frozen=True, kw_only=True):
+    """From here on the outputs of the shard come from this version of the application's model."""
+
+    shard_id: str
+    model_version: str
+
+
+class RunnerStarted(TelemetryEvent, frozen=True, kw_only=True):
+    """The runner looked for shards once. A host that holds no lease from here on has nothing to do, and is ready."""
+
+    runner: str
+
+
+class Heartbeat(TelemetryEvent, frozen=True, kw_only=True):
+    """What the process of a shard is doing, told by another thread of it: what a watchdog goes by."""
+
+    shard_id: str
+    pid: int
+    #: In the application's code, waiting for a store or a sink, or for the next batch.
+    state: Literal["user_code", "store", "idle"]
+    #: When it began to, seconds since the epoch.
+    since: float
+
+
+class ChildStarted(TelemetryEvent, frozen=True, kw_only=True):
+    """A shard's process was heard of for the first time."""
+
+    pid: int
+
+
+class ChildEnded(TelemetryEvent, frozen=True, kw_only=True):
+    """A shard's process is gone, in order or not."""
+
+    pid: int
+    #: The shard that it served, None where it served none yet.
+    shard_id: str | None
+
+
+class DaemonRestarted(TelemetryEvent, frozen=True, kw_only=True):
+    """The runner started KCL's daemon again, which had ended. Everything beyond the checkpoints is replayed."""
+
+    level: ClassVar[str] = "warning"
+    reason: str
+    #: How often it was started again, this time included.
+    restarts: int
+
+
+class TelemetryDropped(TelemetryEvent, frozen=True, kw_only=True):
+    """Events of a shard's process did not reach the host's metrics: it was gone, or too slow. Batches go on."""
+
+    level: ClassVar[str] = "warning"
+    pid: int
+    events: int
+
+
+class MetricsServed(TelemetryEvent, frozen=True, kw_only=True):
+    """The host's health and metrics can be asked for there."""
+
+    url: str
 
 
 class RecordsSent(TelemetryEvent, frozen=True, kw_only=True):

@@ -5,10 +5,12 @@ For each batch, in this order:
 1. decode; a record that cannot be decoded is rejected
 2. load the states of the keys in it: memory, else the store
 3. skip what a state already contains: position at or below the state's, or an event id in its window
-4. fold the rest; make the rejected records durable as dead letters; emit once for all keys that changed; publish and
-   wait until every output is acknowledged, sending again only what failed
+4. fold the rest, into the states and then into the shard's partial; make the rejected records durable as dead letters;
+   emit once for all keys that changed; publish and wait until every output is acknowledged, sending again only what
+   failed
 5. project the states for readers; where the projection is away, go on and catch up later
-6. when a checkpoint is due: write the dirty states to the store; only then may the runner move the lease's checkpoint
+6. when a checkpoint is due: write the partial, then the dirty states to the store; only then may the runner move the
+   lease's checkpoint
 
 **Nothing advances on a failure.** What passes is tried again, with backoff, while reading stands still. What does not
 pass ends the worker with the error, and the next one starts from the checkpoint. The *abort* event ends every wait: the
@@ -24,26 +26,35 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from streamproc.admission import Admission
 from streamproc.clock import Clock, backoff
-from streamproc.deadletter import DeadLetter, DeadLetterStore, Kind
-from streamproc.errors import SettingsError, StreamprocError, is_transient
+from streamproc.deadletter import DeadLetter, Kind
+from streamproc.errors import DecodeError, SettingsError
 from streamproc.fold import KeyStates
 from streamproc.late import LateProjection, in_parts
-from streamproc.processor import AnyProcessor, Changed, KeyedProcessor, Processor, Received, Rejected, decode_all
-from streamproc.projection import Projection
+from streamproc.partial import ShardPartial
+from streamproc.ports import Ports
+from streamproc.processor import (
+    AnyProcessor,
+    Changed,
+    KeyedProcessor,
+    Processor,
+    Received,
+    Rejected,
+    Snapshot,
+    decode_all,
+)
 from streamproc.quarantine import Quarantine
 from streamproc.record import Batch, Position, Record, shard_number_of
+from streamproc.replayed import MAGIC, unwrap
+from streamproc.retry import Retries, WorkerAborted
 from streamproc.settings import WorkerSettings
-from streamproc.shardmap import HashRange, hash_key_of
-from streamproc.sink import Delivery, Sink
+from streamproc.shardmap import HashRange
+from streamproc.sink import Delivery
 from streamproc.state import StateStore, StoredState
-from streamproc.telemetry import (
-    BatchCommitted,
-    DeadLettered,
-    Retried,
-    StateSuperseded,
-    Telemetry,
-)
+from streamproc.telemetry import BatchCommitted, DeadLettered, ReplayedSkipped, StateSuperseded, Telemetry
+
+__all__ = ["Ports", "ShardWorker", "WorkerAborted"]
 
 #: States and dead letters that are written, and tried again, together.
 STATES_PER_WRITE = 500
@@ -52,19 +63,6 @@ REASON_CHARACTERS_MAX = 2000
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class WorkerAborted(StreamprocError):
-    """The worker was told to give up while it waited for a service. Nothing of the batch is kept; it is replayed."""
-
-
-class Ports(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker writes to. One set serves all shards of a process."""
-
-    states: StateStore
-    deadletters: DeadLetterStore
-    sink: Sink | None = None
-    projection: Projection | None = None
 
 
 class ShardWorker:
@@ -95,17 +93,22 @@ class ShardWorker:
                 f"the application's processor is a {type(processor).__name__}: a KeyedProcessor or a Processor was"
                 " expected"
             )
-        self._keyed = _Keyed(processor, settings, hash_range) if isinstance(processor, KeyedProcessor) else None
+        self._retries = Retries(shard_id, clock, telemetry, abort)
+        self._keyed: _Keyed | None = None
+        if isinstance(processor, KeyedProcessor):
+            self._keyed = _keyed(shard_id, processor, settings, hash_range, ports.partials, self._retries)
+        self._snapshot: Snapshot | None = None
         self._ports = ports
         self._settings = settings
         self._clock = clock
         self._telemetry = telemetry
-        self._abort = abort
         # Before the first record of this shard, whatever its first sequence number is.
         self._done = Position(shard_number_of(shard_id), -1, -1)
         self._durable = self._done
         self._durable_at = clock.monotonic()
         self._dead_letters_ahead: set[Position] = set()
+        #: Where replayed records of this batch first stood.
+        self._first_positions: dict[Position, Position] = {}
         self._quarantine = Quarantine(shard_id, ports.deadletters)
         self._projection: LateProjection | None = None
         if ports.projection and self._keyed:
@@ -121,11 +124,11 @@ class ShardWorker:
         """
         if checkpoint is not None:
             self._done = self._durable = checkpoint
-        self._dead_letters_ahead = self._retrying(
+        self._dead_letters_ahead = self._retries.call(
             "reading dead letters", lambda: self._ports.deadletters.event_positions_after(self.shard_id, self._done)
         )
         if after_death:
-            self._retrying("reading what a dead worker left", self._quarantine.start)
+            self._retries.call("reading what a dead worker left", self._quarantine.start)
 
     def close(self) -> None:
         """The worker ends, in order or not."""
@@ -136,7 +139,8 @@ class ShardWorker:
 
         Raises WorkerAborted, or an error that does not pass. Afterwards the worker must not be used again.
         """
-        records = self._quarantined(self._new(batch.records))
+        self._take_snapshot()
+        records = self._quarantined(self._unwrapped(self._new(batch.records)))
         if records:
             for group in self._quarantine.groups(records):
                 self._process(group, batch.millis_behind_latest)
@@ -149,7 +153,7 @@ class ShardWorker:
     def _process(self, records: list[Record], millis_behind_latest: int) -> None:
         started = perf_counter()
         steps = _Steps()
-        events, rejected = self._retrying(
+        events, rejected = self._retries.call(
             "decoding", lambda: self._in_user_code(records, lambda: decode_all(self._processor, records))
         )
         steps.end("decode")
@@ -173,7 +177,8 @@ class ShardWorker:
 
     def _quarantined(self, records: list[Record]) -> list[Record]:
         """The records without the one that killed the process. Its dead letter is durable before any other is tried."""
-        condemned = [record for record in records if self._quarantine.is_condemned(record)]
+        position = self._quarantine.condemned
+        condemned = [] if position is None else [record for record in records if record.position == position]
         if condemned:
             reason = "the process died in the application's code on this record, tried alone"
             self._write_rejected([Rejected(record, reason, None) for record in condemned])
@@ -181,7 +186,7 @@ class ShardWorker:
         return records
 
     def _in_user_code(self, records: Sequence[Record], call: Callable[[], T]) -> T:
-        with self._quarantine.user_code(records, lambda write: self._retrying("noting an attempt", write)):
+        with self._quarantine.user_code(records, lambda write: self._retries.call("noting an attempt", write)):
             return call()
 
     def _new(self, records: list[Record]) -> list[Record]:
@@ -192,6 +197,46 @@ class ShardWorker:
         if ahead:
             records = [record for record in records if record.position not in ahead]
         return records
+
+    def _unwrapped(self, records: list[Record]) -> list[Record]:
+        """The records, those that replay a dead letter of ours out of their envelopes, and without other copies."""
+        if not [record for record in records if record.data.startswith(MAGIC)]:
+            return records
+        self._first_positions.clear()
+        unwrapped: list[Record] = []
+        for record in records:
+            if not record.data.startswith(MAGIC):
+                unwrapped.append(record)
+                continue
+            try:
+                replayed = unwrap(record.data)
+            except DecodeError as error:
+                self._write_rejected([Rejected(record, error.reason, None)])
+                continue
+            if self._claims(replayed.namespace, replayed.first_position, record.position):
+                unwrapped.append(msgspec.structs.replace(record, data=replayed.data))
+                self._first_positions[record.position] = replayed.first_position
+            else:
+                first = str(replayed.first_position)
+                self._telemetry.emit(
+                    ReplayedSkipped(shard_id=self.shard_id, position=str(record.position), first_position=first)
+                )
+        return unwrapped
+
+    def _claims(self, namespace: str, first_position: Position, position: Position) -> bool:
+        """Whether the record at ``position`` is the one copy of our dead letter that is to be folded."""
+        if namespace != str(self._ports.namespace):
+            return False
+        return self._retries.call(
+            "claiming a dead letter", lambda: self._ports.deadletters.claim(first_position, position)
+        )
+
+    def _take_snapshot(self) -> None:
+        cycle = self._ports.snapshots
+        if cycle is None or self._keyed is None or cycle.current is None or cycle.current is self._snapshot:
+            return
+        self._snapshot = cycle.current
+        self._keyed.processor.use_snapshot(self._snapshot)
 
     def _process_stateless(
         self, records: list[Record], events: list[Received[Any]], rejected: list[Rejected], steps: _Steps
@@ -227,14 +272,19 @@ class ShardWorker:
         rejected: list[Rejected],
         steps: _Steps,
     ) -> tuple[int, int, int]:
-        by_key = self._in_user_code(records, lambda: keyed.admissible(events, rejected))
+        by_key = self._in_user_code(records, lambda: keyed.admission.by_key(events, rejected))
         missing = keyed.states.missing(by_key)
+        loaded: dict[str, StoredState] = {}
         if missing:
-            loaded = self._retrying("loading states", lambda: self._ports.states.load(missing))
+            loaded = self._retries.call("loading states", lambda: self._ports.states.load(missing))
             keyed.states.admit(missing, loaded)
+        if keyed.partial is not None:
+            keyed.partial.load(loaded.values())
         steps.end("load")
         folded = self._in_user_code(records, lambda: keyed.states.fold(by_key))
         self._write_rejected(rejected + folded.rejected)
+        if keyed.partial is not None:
+            self._fold_partial(keyed.partial, folded.accepted, records)
         steps.end("fold")
         processor = keyed.processor
 
@@ -261,7 +311,14 @@ class ShardWorker:
         if self._projection is not None:
             self._projection.project(committed)
         steps.end("project")
-        return folded.events_folded, folded.events_skipped, len(emissions) - len(refused)
+        return len(folded.accepted), folded.events_skipped, len(emissions) - len(refused)
+
+    def _fold_partial(self, partial: ShardPartial, accepted: list[Received[Any]], records: Sequence[Record]) -> None:
+        accepted.sort(key=lambda received: received.record.position)
+        left_out = self._in_user_code(records, lambda: partial.fold(accepted, records[-1].position))
+        self._write_letters(
+            [self._letter(item.record, Kind.SHARED, item.reason, item.record.data) for item in left_out]
+        )
 
     def _bisected(
         self, what: str, items: Sequence[T], attempt: Callable[[Sequence[T]], list[R]]
@@ -270,7 +327,7 @@ class ShardWorker:
         if not items:
             return [], []
         try:
-            return self._retrying(what, lambda: attempt(items)), []
+            return self._retries.call(what, lambda: attempt(items)), []
         except WorkerAborted:
             raise
         except Exception as error:  # noqa: BLE001  # user code
@@ -295,11 +352,11 @@ class ShardWorker:
             def send(indices: list[int] = pending) -> Delivery:
                 return sink.publish([outputs[index] for index in indices])
 
-            delivery = self._retrying("publishing", send)
+            delivery = self._retries.call("publishing", send)
             refused += [(pending[index], reason) for index, reason in delivery.refused]
             pending = [pending[index] for index in delivery.pending]
             if pending:
-                self._wait(f"publishing {len(pending)} outputs again", delivery.error, attempt, next(waits))
+                self._retries.wait(f"publishing {len(pending)} outputs again", delivery.error, attempt, next(waits))
         return refused
 
     def checkpoint_due(self) -> bool:
@@ -321,6 +378,8 @@ class ShardWorker:
         done = self._done
         written = 0
         if self._keyed:
+            if self._keyed.partial is not None:
+                self._keyed.partial.make_durable()
             written = self._write_states(self._keyed.states)
             self._keyed.states.evict()
         self._durable, self._durable_at = done, self._clock.monotonic()
@@ -336,7 +395,7 @@ class ShardWorker:
             def store(part: Sequence[StoredState] = part) -> set[str]:
                 return self._ports.states.store(part)
 
-            superseded = self._retrying("writing states", store)
+            superseded = self._retries.call("writing states", store)
             states.stored(part, superseded)
             lost += len(superseded)
             written += len(part) - len(superseded)
@@ -371,6 +430,7 @@ class ShardWorker:
             partition_key=record.partition_key,
             data=data,
             arrived_at=record.arrived_at,
+            first_position=self._first_positions.get(record.position),
         )
 
     def _emission_letter(self, changed: Changed[Any], reason: str, output: bytes) -> DeadLetter:
@@ -385,7 +445,7 @@ class ShardWorker:
             def write(part: Sequence[DeadLetter] = part) -> None:
                 self._ports.deadletters.write(part)
 
-            self._retrying("writing dead letters", write)
+            self._retries.call("writing dead letters", write)
         for letter in letters:
             self._telemetry.emit(
                 DeadLettered(
@@ -393,67 +453,31 @@ class ShardWorker:
                 )
             )
 
-    def _retrying(self, what: str, call: Callable[[], T]) -> T:
-        """Call until it succeeds, as long as its errors pass. Raises WorkerAborted, or the error that does not pass."""
-        for attempt, wait in enumerate(backoff(), 1):
-            try:
-                return call()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                self._wait(what, str(error), attempt, wait)
-        raise AssertionError("backoff() has no end")
 
-    def _wait(self, what: str, error: str, attempt: int, seconds: float) -> None:
-        self._telemetry.emit(
-            Retried(what=f"{what} ({self.shard_id})", error=error, attempt=attempt, wait_seconds=seconds)
-        )
-        if self._clock.wait(seconds, self._abort):
-            raise WorkerAborted(f"{what} on {self.shard_id} was given up: {error}")
+class _Keyed(msgspec.Struct, frozen=True):
+    """What a worker has for a keyed processor."""
+
+    processor: KeyedProcessor[Any, Any, Any]
+    states: KeyStates
+    admission: Admission
+    partial: ShardPartial | None
 
 
-class _Keyed:
-    """What a worker has for a keyed processor: its states, and the rules for which events they take."""
-
-    def __init__(
-        self, processor: KeyedProcessor[Any, Any, Any], settings: WorkerSettings, hash_range: HashRange
-    ) -> None:
-        self.processor = processor
-        self.states = KeyStates(processor, settings)
-        self._settings = settings
-        self._hash_range = hash_range
-
-    def admissible(self, events: Sequence[Received[Any]], rejected: list[Rejected]) -> dict[str, list[Received[Any]]]:
-        """The events by key, in log order; adds to ``rejected`` those whose position could not be trusted.
-
-        Positions grow within a key only if the key is the record's partition key and hashes into this shard.
-        """
-        key_of, time_of = self.processor.key, self.processor.event_time
-        ahead_seconds_max = self._settings.ahead_seconds_max
-        by_key: dict[str, list[Received[Any]]] = {}
-        for received in events:
-            event, record = received
-            try:
-                key, ahead_seconds = key_of(event), time_of(event) - record.arrived_at
-            except Exception as error:  # noqa: BLE001  # user code
-                rejected.append(Rejected(record, f"no key or time: {type(error).__name__}: {error}", None))
-                continue
-            if key != record.partition_key:
-                reason = f"the partition key {record.partition_key!r} is not the state key {key!r}"
-                rejected.append(Rejected(record, reason, "partition_key"))
-            elif ahead_seconds > ahead_seconds_max:
-                reason = f"dated {ahead_seconds:.0f} s after its arrival; ahead_seconds_max is {ahead_seconds_max:.0f}"
-                rejected.append(Rejected(record, reason, "ts"))
-            elif key in by_key:
-                by_key[key].append(received)
-            else:
-                by_key[key] = [received]
-        for key in self.states.missing(by_key):
-            if not self._hash_range.contains(hash_key_of(key)):
-                for received in by_key.pop(key):
-                    reason = f"the partition key does not hash into this shard ({self._hash_range})"
-                    rejected.append(Rejected(received.record, reason, "partition_key"))
-        return by_key
+def _keyed(
+    shard_id: str,
+    processor: KeyedProcessor[Any, Any, Any],
+    settings: WorkerSettings,
+    hash_range: HashRange,
+    partials: StateStore | None,
+    retries: Retries,
+) -> _Keyed:
+    states = KeyStates(processor, settings)
+    shared = processor.shared()
+    partial = None
+    if shared is not None and partials is not None:
+        bytes_max = settings.state_bytes_max
+        partial = ShardPartial(shard_id, shared, processor.event_id, partials, retries, bytes_max=bytes_max)
+    return _Keyed(processor, states, Admission(processor, settings, hash_range, states), partial)
 
 
 class _Steps:

@@ -15,11 +15,13 @@ from streamproc.processor import Changed, KeyedProcessor
 from streamproc.projections.redis import RedisProjection
 from streamproc.settings import LocalRunnerSettings, WorkerSettings
 from streamproc.sinks.firehose import FirehoseSink
+from streamproc.snapshots.s3 import S3Snapshots
 from streamproc.states.dynamodb import DynamoDBStates
 from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem, recommendation_id
 from streamproc_models import bundle as bundles
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import FOLD_VERSION, UserState, decode_state, encode_state, fold, new_state
+from streamproc_models.features.trending import Trending
 from streamproc_models.scorer import Ranked, Scorer
 from streamproc_producers.events import CartEvent, decode, utc
 
@@ -67,6 +69,10 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
         """See :func:`streamproc_models.features.fold`."""
         return fold(state, event)
 
+    def shared(self) -> Trending:
+        """What is trending over all shoppers; see :mod:`streamproc_models.features.trending`."""
+        return Trending()
+
     def emit(self, changed: Sequence[Changed[UserState]]) -> Sequence[Recommendation]:
         """A list for every changed user."""
         ranked = self._scorer.rank([(item.key, item.state) for item in changed], ITEMS_PER_LIST)
@@ -109,19 +115,22 @@ def _items(ranked: Ranked) -> list[RecommendedItem]:
 def app() -> Application:
     """The recommender, from the environment.
 
-    STREAMPROC_MODEL is the bundle's folder, STREAMPROC_BUCKET takes large dead letters, STREAMPROC_REDIS_URL is the
-    projection's Redis; STREAMPROC_STREAM, STREAMPROC_DELIVERY_STREAM and STREAMPROC_RECOMMENDER_NAME have defaults.
+    STREAMPROC_MODEL is the bundle's folder, STREAMPROC_BUCKET takes large dead letters and the snapshots of what is
+    trending, STREAMPROC_REDIS_URL is the projection's Redis; STREAMPROC_STREAM, STREAMPROC_DELIVERY_STREAM and
+    STREAMPROC_RECOMMENDER_NAME have defaults.
     """
     bundle = bundles.load(Path(environment("STREAMPROC_MODEL")))
+    bucket = environment("STREAMPROC_BUCKET")
     return Application(
         name=environment("STREAMPROC_RECOMMENDER_NAME", default="recommender"),
         stream=environment("STREAMPROC_STREAM", default="cart-events"),
         processor=lambda: Recommender(bundle),
         states=DynamoDBStates,
-        deadletters=partial(DynamoDBDeadLetters, bucket=environment("STREAMPROC_BUCKET")),
+        deadletters=partial(DynamoDBDeadLetters, bucket=bucket),
         sink=partial(
             FirehoseSink, delivery_stream=environment("STREAMPROC_DELIVERY_STREAM", default="recommendations")
         ),
+        snapshots=partial(S3Snapshots, bucket=bucket),
         projection=partial(RedisProjection, url=environment("STREAMPROC_REDIS_URL")),
         # One read more every five seconds, the archive's, makes five a second a shard, which Kinesis allows.
         local=LocalRunnerSettings(poll_seconds=0.21),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,14 +16,17 @@ import click
 import msgspec
 from botocore.exceptions import ClientError
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from streamproc.alias import resolved
 from streamproc.application import Application, load_application
 from streamproc.aws import aws_client
 from streamproc.cli import EXIT_CODES
 from streamproc.errors import SettingsError, code_of
 from streamproc.namespace import Namespace
+from streamproc.readable import plain
+from streamproc.record import Position
 from streamproc.stream import stream_created_at
 
 T = TypeVar("T")
@@ -32,6 +36,7 @@ PART_KEYS = 500
 # Columns of a table that nothing need be cut from: in a pipe, for grep. A terminal wraps what it cannot show.
 _PIPE_COLUMNS = 100_000
 LIST_COLUMNS_MIN = 180
+_POSITION = re.compile(r"shardId-([0-9]{1,18}):([0-9]{1,200}):([0-9]{1,18})")
 
 
 def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -50,7 +55,7 @@ def of_application(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_application(path: str, name: str | None, stream: str | None, **options: Any) -> None:
         given = {option: value for option, value in (("name", name), ("stream", stream)) if value is not None}
-        application = msgspec.structs.replace(load_application(path), **given)
+        application = resolved(msgspec.structs.replace(load_application(path), **given))
         with _explained(application):
             command(application, **options)
 
@@ -94,12 +99,35 @@ def table_of(*columns: str) -> Table:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """Shows on a terminal how many there were so far; how many there are, only the scan's end tells."""
-    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} {task.description}"), TimeElapsedColumn())
+def counting(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Shows on a terminal how many there were so far. How many a scan gives in all, only its end tells: None."""
+    count = TextColumn("{task.completed:.0f} {task.description}")
+    columns = (SpinnerColumn(), count, *(() if total is None else (BarColumn(),)), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(what if total is None else f"of {total} {what}", total=total)
         yield lambda count: progress.advance(task, count)
+
+
+def confirm(question: str, *, yes: bool, unattended: bool) -> None:
+    """Ask on a terminal, unless ``--yes`` was given. Raises click.Abort for a no.
+
+    ``unattended`` says whether to go on where there is nobody to ask; else that raises SettingsError.
+    """
+    if yes or (unattended and not sys.stdin.isatty()):
+        return
+    if not sys.stdin.isatty():
+        raise SettingsError("nothing was done: there is no terminal to ask at; give --yes to go on without being asked")
+    click.confirm(question, abort=True, err=True)
+
+
+def position_of(text: str) -> Position:
+    """The position that ``deadletter list`` writes. Raises SettingsError for anything else."""
+    if (found := _POSITION.fullmatch(text)) is None:
+        raise SettingsError(
+            f"{plain(text)!r} is no position: write it as `streamproc deadletter list` does,"
+            " shardId-000000000000:4966...:0"
+        )
+    return Position(*map(int, found.groups()))
 
 
 def exit_codes(one: str) -> str:

@@ -1,4 +1,4 @@
-"""``streamproc state``: look at states, and fill the projection again."""
+"""``streamproc state``: look at states, compare them, fill the projection again, and forget a key."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from streamproc.operations.common import (
     print_table,
     table_of,
 )
+from streamproc.operations.forget import forget
+from streamproc.operations.oracle import compare_with_archive
 from streamproc.processor import AnyProcessor, KeyedProcessor
 from streamproc.projection import Projection
 from streamproc.readable import plain, state_fields
@@ -110,7 +112,10 @@ def _projected(projection: Projection, keys: Sequence[str]) -> dict[str, StoredS
 
 @click.group()
 def state() -> None:
-    """Look at states, and fill the projection again."""
+    """Look at states, compare them, fill the projection again, and forget a key."""
+
+
+state.add_command(forget)
 
 
 @state.command(epilog=exit_codes("there is no such key"))
@@ -195,18 +200,30 @@ def project(application: Application) -> None:
 
 @state.command(epilog=exit_codes("states are missing in the projection, behind or different"))
 @of_application
-def diff(application: Application) -> None:
-    """Compare every durable state with its projection.
+@click.option(
+    "--archive",
+    metavar="PATH|s3://BUCKET/PREFIX",
+    help="Compare with one fold of the archived log instead: a file, a folder, or what Firehose wrote to S3.",
+)
+def diff(application: Application, archive: str | None) -> None:
+    """Compare every durable state with its projection, or with the archived log.
 
     Ahead is normal: batches are projected at once, and stored at checkpoints. Behind is what an outage of the
     projection leaves until the worker catches up; missing, what a wipe leaves.
+
+    With --archive, each key's archived events up to its state's position are folded anew, one after the other, less the
+    dead letters and with the replayed ones where they were folded: count, hash and bytes must come out the same.
 
     \b
     Examples:
       streamproc state diff -A streamproc_consumers.recommender:app
       streamproc state diff -A shop.app:app || streamproc state project -A shop.app:app
+      streamproc state diff -A shop.app:app --archive s3://shop-data/archive/
     """
     namespace = namespace_of(application)
+    if archive is not None:
+        compare_with_archive(application, namespace, archive)
+        return
     projection = _projection(application, namespace)
     counts: Counter[Standing] = Counter()
     keys: dict[Standing, list[str]] = defaultdict(list)

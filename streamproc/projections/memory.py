@@ -37,3 +37,8 @@ class MemoryProjection:
         """See :class:`streamproc.projection.Projection`."""
         with self._lock:
             return {key: self._states[key] for key in keys if key in self._states}
+
+    def forget(self, key: str) -> bool:
+        """See :class:`streamproc.projection.Projection`."""
+        with self._lock:
+            return self._states.pop(key, None) is not None

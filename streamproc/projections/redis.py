@@ -92,3 +92,8 @@ class RedisProjection:
                 pipeline.hget(self._prefix + key, "body")
             bodies: list[Any] = pipeline.execute()
         return {key: decode_stored(body) for key, body in zip(keys, bodies, strict=True) if body is not None}
+
+    def forget(self, key: str) -> bool:
+        """See :class:`streamproc.projection.Projection`."""
+        with self._reaching():
+            return bool(self._redis.delete(self._prefix + key))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from streamproc.lease import Lease, LeaseStore
+from streamproc.lease import LATEST, Lease, LeaseStore
+from streamproc.stream import Shard
 
 
 class HeldLease:
@@ -20,6 +21,7 @@ class HeldLease:
         self._leases = leases
         self._lease = lease
         self._lock = threading.Lock()
+        self._releasing = False
         self.lost = threading.Event()
         #: Whether it counts as lost because a stop took too long, and nobody else has it.
         self.given_up = False
@@ -41,6 +43,7 @@ class HeldLease:
 
     def release(self) -> bool:
         """Give it up. False where it was lost before."""
+        self._releasing = True
         return self._write(self._leases.release)
 
     def _write(self, write: Callable[[Lease], Lease | None]) -> bool:
@@ -52,6 +55,8 @@ class HeldLease:
                 row = next((row for row in self._leases.list() if row.shard_id == self._lease.shard_id), None)
                 if row is not None and row.owner == self._lease.owner:
                     written = write(row)
+                elif row is not None and row.owner is None and self._releasing:
+                    written = row  # released already, by a write of ours whose answer was lost
                 else:
                     self.taken_by = row.owner if row else None
             if written is None:
@@ -59,3 +64,15 @@ class HeldLease:
                 return False
             self._lease = written
             return True
+
+
+def new_lease(shard: Shard, checkpoint: str, since: float | None = None) -> Lease:
+    """The lease of a shard that is begun there; ``since`` is the time that LATEST stands for."""
+    return Lease(
+        shard_id=shard.shard_id,
+        checkpoint=checkpoint,
+        latest_since=since if checkpoint == LATEST else None,
+        parent_shard_ids=shard.parent_shard_ids,
+        starting_hash_key=str(shard.hash_range.start),
+        ending_hash_key=str(shard.hash_range.end),
+    )

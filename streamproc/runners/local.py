@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
-from streamproc.errors import LeasesHeldElsewhere, SettingsError, StreamprocError, StreamRecreated, is_transient
+from streamproc.errors import LeasesHeldElsewhere, StreamprocError, is_transient
 from streamproc.lease import LATEST, SHARD_END, TRIM_HORIZON, Lease, LeaseStore, alive, ancestors, others, startable
 from streamproc.namespace import Namespace
 from streamproc.processor import AnyProcessor
-from streamproc.runners.held import HeldLease
+from streamproc.runners.held import HeldLease, new_lease
+from streamproc.runners.limited import Lead, LimitedReader
+from streamproc.runners.prepare import prepare, with_snapshots
 from streamproc.runners.reader import ShardReader
 from streamproc.runners.shard import ShardConsumer
 from streamproc.stream import Shard, list_shards, stream_created_at
@@ -49,6 +51,10 @@ class LocalRunner:
     Threads: the one that calls :meth:`run` starts shards; one renews leases and does nothing else, so that no slow call
     lets them run out; each shard has one that reads, processes and checkpoints. They share the :class:`HeldLease` of
     the shard and nothing else.
+
+    With a ``lead`` it follows that application: it begins the shards that the lead says, and reads none of them
+    further. ``confirm`` is called once the first lease is taken and before anything is read; it raises where the
+    application must not run after all.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class LocalRunner:
         telemetry: Telemetry | None = None,
         clock: Clock | None = None,
         worker_id: str | None = None,
+        lead: Lead | None = None,
+        confirm: Callable[[], None] | None = None,
     ) -> None:
         self._application = application
         self._settings = application.local
@@ -68,6 +76,8 @@ class LocalRunner:
         self._telemetry = telemetry or Telemetry()
         self._clock = clock or SystemClock()
         self._worker_id = worker_id or new_worker_id()
+        self._lead = lead
+        self._confirm = confirm
         self._running: dict[str, ShardConsumer] = {}
         #: Rows of other workers that were seen standing still: (shard, owner, counter).
         self._dead: set[tuple[str, str | None, int]] = set()
@@ -82,10 +92,11 @@ class LocalRunner:
         """
         namespace = self._namespace()
         ports = self._application.ports(namespace)
-        self._prepare(ports, namespace)
+        prepare(self._leases, ports, namespace)
         self._sync_leases(list_shards(self._kinesis, self._application.stream))
         self._refuse_if_others_live(stop)
         drained = threading.Event()
+        ports = with_snapshots(self._application, ports, self._clock, self._telemetry, drained)
         renewals = threading.Thread(target=self._renew, args=[drained], name="streamproc-renewals", daemon=True)
         renewals.start()
         try:
@@ -104,56 +115,35 @@ class LocalRunner:
         stream = self._application.stream
         return Namespace(self._application.name, stream, stream_created_at(self._kinesis, stream))
 
-    def _prepare(self, ports: Ports, namespace: Namespace) -> None:
-        self._leases.prepare()
-        ports.states.prepare()
-        ports.deadletters.prepare()
-        stream = f"{namespace.stream}@{namespace.stream_created_at}"
-        known = ports.states.claim_stream(stream)
-        if known == stream:
-            return
-        name, (known_stream, _, created_at) = namespace.application, known.rpartition("@")
-        if known_stream != namespace.stream:
-            raise SettingsError(
-                f"the application {name!r} reads the stream {known_stream!r}, and its checkpoints speak of that one:"
-                f" run under another --name to read {namespace.stream!r}"
-            )
-        raise StreamRecreated(
-            f"the stream {namespace.stream!r} was deleted and made again since the application {name!r} read it"
-            f" (created {created_at}, now {namespace.stream_created_at}, seconds since the epoch): its checkpoints mean"
-            f" nothing now. Run under a new application name, or delete the tables {name}, {name}-states and"
-            f" {name}-deadletters"
-        )
-
     def _sync_leases(self, shards: list[Shard]) -> list[Lease]:
-        """Create the leases that are missing, and return all.
+        """Create the leases that are missing, and return all."""
+        leases = self._leases.list()
+        known = {lease.shard_id for lease in leases}
+        missing = self._lead.missing(shards, known) if self._lead else self._missing(shards, known)
+        for lease in missing:
+            self._leases.create(lease)
+        return self._leases.list() if missing else leases
+
+    def _missing(self, shards: list[Shard], known: set[str]) -> list[Lease]:
+        """The leases of shards that this application sees for the first time.
 
         The initial position is that of shards as this application first saw the stream: a child of a shard that it
         reads begins at its first record. An ancestor of a shard with a lease gets none: it was read, and KCL removed
         its lease, or it ended before this application began.
         """
-        leases = self._leases.list()
-        known = {lease.shard_id for lease in leases}
         parents_of = {shard.shard_id: shard.parent_shard_ids for shard in shards}
         initial = self._settings.initial_position
         wanted = [shard for shard in shards if shard.shard_id not in known | ancestors(parents_of, known)]
         if initial == LATEST and not known:
             wanted = [shard for shard in wanted if not shard.closed]
+        known = {*known}
+        missing = []
         for shard in wanted:
             is_child = bool(shard.parent_shard_ids & known)
             checkpoint = TRIM_HORIZON if is_child else initial
-            self._leases.create(
-                Lease(
-                    shard_id=shard.shard_id,
-                    checkpoint=checkpoint,
-                    latest_since=self._clock.time() if checkpoint == LATEST else None,
-                    parent_shard_ids=shard.parent_shard_ids,
-                    starting_hash_key=str(shard.hash_range.start),
-                    ending_hash_key=str(shard.hash_range.end),
-                )
-            )
+            missing.append(new_lease(shard, checkpoint, self._clock.time()))
             known.add(shard.shard_id)
-        return self._leases.list() if wanted else leases
+        return missing
 
     def _refuse_if_others_live(self, stop: threading.Event) -> None:
         """A worker that died without a word leaves its name in the rows; only a counter that stands still tells."""
@@ -217,6 +207,8 @@ class LocalRunner:
         listed = list_shards(self._kinesis, self._application.stream)
         shards = {shard.shard_id: shard for shard in listed}
         leases = self._sync_leases(listed)
+        # In the order of the shards, as a switch of the alias expects.
+        leases.sort(key=lambda lease: lease.shard_id)
         for lease in leases:
             if not lease.ended and lease.shard_id not in shards and lease.shard_id not in self._running:
                 self._end_trimmed(lease)
@@ -237,7 +229,18 @@ class LocalRunner:
             raise self._held_elsewhere([lease])
         taken = self._leases.take(lease, self._worker_id)
         if taken is None:
-            raise self._held_elsewhere([row for row in self._leases.list() if row.shard_id == lease.shard_id])
+            rows = [row for row in self._leases.list() if row.shard_id == lease.shard_id]
+            # Only we write our name: an earlier try of ours, given up when its connection was cut, arrived late.
+            if not rows or rows[0].owner != self._worker_id:
+                raise self._held_elsewhere(rows)
+            taken = rows[0]
+        if self._confirm is not None:
+            try:
+                self._confirm()
+            except StreamprocError:
+                self._leases.release(taken)
+                raise
+            self._confirm = None
         return HeldLease(self._leases, taken)
 
     def _end_trimmed(self, lease: Lease) -> None:
@@ -248,13 +251,7 @@ class LocalRunner:
 
     def _consumer(self, ports: Ports, shard: Shard, held: HeldLease, processor: AnyProcessor) -> ShardConsumer:
         application = self._application
-        reader = ShardReader(
-            self._kinesis,
-            application.stream,
-            shard,
-            records_max=self._settings.records_max,
-            telemetry=self._telemetry,
-        )
+        reader = self._reader(shard)
         worker = ShardWorker(
             shard_id=shard.shard_id,
             hash_range=shard.hash_range,
@@ -275,6 +272,19 @@ class LocalRunner:
             telemetry=self._telemetry,
             leave=self._leave,
             ended=self._shard_ended,
+        )
+
+    def _reader(self, shard: Shard) -> ShardReader:
+        kinesis, stream, records_max = self._kinesis, self._application.stream, self._settings.records_max
+        if (lead := self._lead) is None:
+            return ShardReader(kinesis, stream, shard, records_max=records_max, telemetry=self._telemetry)
+        return LimitedReader(
+            kinesis,
+            stream,
+            shard,
+            records_max=records_max,
+            telemetry=self._telemetry,
+            limit=lambda: lead.limit(shard.shard_id),
         )
 
     def _drain(self) -> None:

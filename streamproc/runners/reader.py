@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from streamproc.aggregation import expand
 from streamproc.errors import IteratorExpired, SettingsError, StreamNotFound, translated
 from streamproc.lease import LATEST, TRIM_HORIZON, Lease
-from streamproc.record import Batch, shard_number_of
+from streamproc.record import Batch, Position, shard_number_of
 from streamproc.stream import list_shards
 from streamproc.telemetry import AggregateDropped, RetentionGapFound, Telemetry
 
@@ -68,6 +68,11 @@ class ShardReader:
                 f" its checkpoint to {TRIM_HORIZON}, {LATEST} or a sequence number"
             )
         self._iterator = None
+
+    @property
+    def last_sequence_number(self) -> str:
+        """Of the last record that was read, or of the checkpoint; empty before the first one."""
+        return self._last_sequence_number
 
     def _open(self) -> str:
         where: GetShardIteratorInputTypeDef = {
@@ -140,3 +145,10 @@ class ShardReader:
                 RetentionGapFound(shard_id=self._shard.shard_id, checkpoint=self._last_sequence_number)
             )
         self._check_gap = False
+
+
+def position_of(lease: Lease) -> Position | None:
+    """The position of a lease's checkpoint; None where the shard was not begun, or was read to its end."""
+    if not lease.checkpoint.isdigit():
+        return None
+    return Position(shard_number_of(lease.shard_id), int(lease.checkpoint), lease.checkpoint_sub_sequence_number)

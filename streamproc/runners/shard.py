@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 from streamproc.clock import Clock, backoff
 from streamproc.errors import LeasesHeldElsewhere, ServiceUnreachable, is_transient
-from streamproc.lease import SHARD_END, Lease
-from streamproc.record import Position, shard_number_of
+from streamproc.lease import SHARD_END
 from streamproc.runners.held import HeldLease
-from streamproc.runners.reader import ShardReader
+from streamproc.runners.reader import ShardReader, position_of
 from streamproc.telemetry import Checkpointed, LeaseLost, Retried, ShardEnded, Telemetry
 from streamproc.worker import ShardWorker, WorkerAborted
 
@@ -51,7 +50,7 @@ class ShardConsumer(threading.Thread):
     def run(self) -> None:
         """See the class."""
         try:
-            self._worker.start(_position(self.held.lease), after_death=self._after_death)
+            self._worker.start(position_of(self.held.lease), after_death=self._after_death)
             self._reader.seek(self.held.lease, self._clock.time())
             if not self._consume():
                 self._checkpoint()
@@ -151,9 +150,3 @@ class ShardConsumer(threading.Thread):
             f"the lease of {self._shard_id} was taken by {owner or 'another worker'}: this worker stops, and nothing is"
             " lost"
         )
-
-
-def _position(lease: Lease) -> Position | None:
-    if not lease.checkpoint.isdigit():
-        return None
-    return Position(shard_number_of(lease.shard_id), int(lease.checkpoint), lease.checkpoint_sub_sequence_number)

@@ -11,6 +11,7 @@ import datetime
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from botocore.exceptions import ClientError
 
 from streamproc.aws import aws_client
@@ -76,7 +77,7 @@ class DynamoDBStates:
             for item in self._get(
                 [{"pk": {"S": self._prefix + key}} for key in keys[start : start + BATCH_GET_KEYS_MAX]]
             ):
-                stored = decode_stored(item["body"]["B"])
+                stored = self._stored(item)
                 loaded[stored.key] = stored
         return loaded
 
@@ -84,7 +85,9 @@ class DynamoDBStates:
         while keys:
             with translated(f"reading states from {self.table}"):
                 answer = self._client.batch_get_item(
-                    RequestItems={self.table: {"Keys": keys, "ConsistentRead": True, "ProjectionExpression": "body"}}
+                    RequestItems={
+                        self.table: {"Keys": keys, "ConsistentRead": True, "ProjectionExpression": "pk, body"}
+                    }
                 )
             items = answer["Responses"].get(self.table, [])
             yield from items
@@ -203,7 +206,32 @@ class DynamoDBStates:
                 ExpressionAttributeValues={":prefix": {"S": self._prefix}},
             ):
                 for item in page["Items"]:
-                    yield decode_stored(item["body"]["B"])
+                    yield self._stored(item)
+
+    def forget(self, key: str) -> bool:
+        """See :class:`streamproc.state.StateStore`."""
+        with translated(f"deleting a state from {self.table}"):
+            answer = self._client.delete_item(
+                TableName=self.table, Key={"pk": {"S": self._prefix + key}}, ReturnValues="ALL_OLD"
+            )
+        return "Attributes" in answer
+
+    def _stored(self, item: Any) -> StoredState:
+        key = item["pk"]["S"].removeprefix(self._prefix)
+        try:
+            stored = decode_stored(item["body"]["B"])
+        except (msgspec.DecodeError, KeyError) as error:
+            what = f"its attribute {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise self._unreadable(key, what) from error
+        if stored.key != key:
+            raise self._unreadable(key, f"it says that it is of the key {stored.key!r}")
+        return stored
+
+    def _unreadable(self, key: str, what: str) -> SettingsError:
+        return SettingsError(
+            f"the state of {key!r} in the table {self.table} cannot be read: {what}. Something else wrote there:"
+            f" restore the item {self._prefix + key!r} from a backup, or erase it with `streamproc state forget`"
+        )
 
 
 def _cancellation_reasons(error: BaseException | None) -> list[str]:

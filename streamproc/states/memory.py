@@ -56,3 +56,8 @@ class MemoryStates:
         """See :class:`streamproc.state.StateStore`."""
         with self._lock:
             return list(self._states.values())
+
+    def forget(self, key: str) -> bool:
+        """See :class:`streamproc.state.StateStore`."""
+        with self._lock:
+            return self._states.pop(key, None) is not None

@@ -41,6 +41,14 @@ class ProjectionContract:
         assert projection.project([stored("a", 10)]) == 0  # as text, "10" would sort before "9"
         assert projection.read(["a"])["a"].events_folded == 10
 
+    def test_a_key_is_forgotten_alone_and_again_without_harm(self, make: Callable[[], Projection]) -> None:
+        projection = make()
+        projection.project([stored("a", 9), stored("b", 9)])
+        assert projection.forget("a")
+        assert not projection.forget("a")
+        assert projection.read(["a", "b"]).keys() == {"b"}
+        assert projection.project([stored("a", 1)]) == 0
+
     def test_a_check_says_what_there_is(self, make: Callable[[], Projection]) -> None:
         assert make().check()
 

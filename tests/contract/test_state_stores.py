@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from streamproc.errors import NewerState, SettingsError
 from streamproc.local import LocalStack
 from streamproc.namespace import Namespace
 from streamproc.record import Position
-from streamproc.state import StateStore, StoredState
+from streamproc.state import StateStore, StoredState, encode_stored
 from streamproc.states.dynamodb import DynamoDBStates
 from streamproc.states.memory import MemoryStates
 
@@ -83,6 +84,14 @@ class StateStoreContract:
         store.claim_stream("orders@100")
         assert {state.key: state for state in store.scan()} == states
 
+    def test_a_key_is_forgotten_alone_and_again_without_harm(self, make: Callable[[], StateStore]) -> None:
+        store = make()
+        store.store([stored("a", 5), stored("ab", 1)])
+        assert store.forget("a")
+        assert not store.forget("a")
+        assert store.load(["a", "ab"]).keys() == {"ab"}
+        assert store.store([stored("a", 1)]) == set()  # an earlier position: nothing is left of the old state
+
     def test_a_check_says_what_there_is(self, make: Callable[[], StateStore]) -> None:
         assert make().check()
 
@@ -113,6 +122,31 @@ class TestDynamoDBStates(StateStoreContract):
         one.store([stored("a", 1)])
         assert other.load(["a"]) == {}
         assert list(other.scan()) == []
+
+    @pytest.mark.parametrize(
+        ("body", "what"),
+        [
+            (b"not an envelope", "malformed|truncated|Expected"),
+            (encode_stored(stored("a", 1), "nowhere"), "not a position"),
+            (encode_stored(stored("b", 1)), "of the key 'b'"),
+            (None, "'body' is missing"),
+        ],
+    )
+    def test_a_state_that_cannot_be_read_is_named_with_its_table_and_can_be_forgotten(
+        self, stack: LocalStack, body: bytes | None, what: str
+    ) -> None:
+        client = stack.client("dynamodb")
+        store = DynamoDBStates(Namespace(f"app-{uuid.uuid4().hex[:8]}", "stream", 1), client=client)
+        store.prepare()
+        item: dict[str, Any] = {"pk": {"S": "stream@1#a"}, **({} if body is None else {"body": {"B": body}})}
+        client.put_item(TableName=store.table, Item=item)
+        for read in (lambda: store.load(["a"]), lambda: list(store.scan())):
+            with pytest.raises(SettingsError, match=what) as caught:
+                read()
+            assert "'a'" in str(caught.value)
+            assert store.table in str(caught.value)
+        assert store.forget("a")
+        assert list(store.scan()) == []
 
     def test_an_idle_state_expires_by_its_time_to_live(self, stack: LocalStack) -> None:
         client = stack.client("dynamodb")

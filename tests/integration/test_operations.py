@@ -211,9 +211,9 @@ def test_dead_letters_are_listed_and_shown_with_their_data(shop: Shop, operate: 
     done = operate("deadletter", "list")
     assert done.returncode == 0, done.stderr
     header, line = done.stdout.splitlines()
-    position, kind, key, *_ = line.split()
-    assert header.split() == ["position", "kind", "key", "field", "arrived", "reason"]
-    assert (kind, key) == ("event", USERS[0])
+    position, kind, status, key, *_ = line.split()
+    assert header.split() == ["position", "kind", "status", "key", "field", "arrived", "reason"]
+    assert (kind, status, key) == ("event", "open", USERS[0])
     assert "not JSON" in line
 
     done = operate("deadletter", "show", position)
@@ -233,7 +233,10 @@ def test_dead_letters_are_listed_and_shown_with_their_data(shop: Shop, operate: 
     assert done.returncode == 1
     assert "no such dead letter" in done.stderr
     done = operate("deadletter", "list", "--kind", "emission")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "No dead letters.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "No open dead letters.\n")
+    done = operate("deadletter", "show", "4966")
+    assert done.returncode == 2
+    assert "'4966' is no position" in done.stderr
 
 
 def test_leases_are_listed_with_what_is_durable(shop: Shop, operate: Command) -> None:

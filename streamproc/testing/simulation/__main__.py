@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     figures = {
         "schedules": tally.schedules,
         "faults_injected": sum(tally.faults.values()),
-        **{f"faults_{kind}": count for kind, count in tally.faults.items()},
+        "faults_by_kind": tally.faults,
         "violations": len(tally.violations),
         "dead_letters_unexpected": tally.dead_letters_unexpected,
         "mutations": len(MUTATIONS),

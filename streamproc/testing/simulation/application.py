@@ -1,16 +1,37 @@
-"""The application of the simulation: a list of letters a key."""
+"""What a schedule plays: a processor and the events for it. The simulation's own keeps a list of letters a key."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
 from streamproc.errors import DecodeError
-from streamproc.processor import Changed, KeyedProcessor
+from streamproc.processor import Changed, KeyedProcessor, SharedFold
+from streamproc.settings import WorkerSettings
 
-#: Not JSON, so it cannot be decoded.
-UNDECODABLE = b"\xff"
+
+class Given(msgspec.Struct, frozen=True):
+    """One event as a producer sends it."""
+
+    #: Names it in sentences: its place among the events.
+    number: int
+    partition_key: str
+    data: bytes
+    #: When it arrives in the stream, seconds since the epoch.
+    arrived_at: float
+
+
+class Played(msgspec.Struct, frozen=True):
+    """An application under faults. Ports are the simulation's own."""
+
+    #: Called once a worker, as a new process would.
+    processor: Callable[[], KeyedProcessor[Any, Any, Any]]
+    #: The events of a schedule. A long one replays more events of a key than its duplicate window remembers.
+    events: Callable[[random.Random, bool], Sequence[Given]]
+    settings: WorkerSettings = WorkerSettings()
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -18,25 +39,43 @@ class Letter(msgspec.Struct, frozen=True):
 
     key: str
     id: str
-    #: How it fails: not at all, "always", "once", "until mended" (in the fold), or "emission" (in emit).
-    fails: str = ""
 
 
-class Output(msgspec.Struct, frozen=True):
-    """What is published for a key: how many letters its box holds, and the last of them."""
-
-    key: str
-    position: tuple[int, int, int]
-    letters: int
-    last: str
-
-
-class LetterBox(KeyedProcessor[Letter, list[str], Output]):
-    """Keeps the ids of each key's events in order. Some events make it fail, so that failures can be played."""
+class Ledger(SharedFold[Letter, list[str]]):
+    """Keeps the ids of a shard's events in order, so that one too many, too few or misplaced shows."""
 
     def __init__(self) -> None:
-        self.mended = False
-        self._failed_once: set[str] = set()
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(list[str])
+
+    def new_partial(self) -> list[str]:
+        """See :class:`streamproc.processor.SharedFold`."""
+        return []
+
+    def fold(self, partial: list[str], event: Letter) -> list[str]:
+        """Append the id; some fail, after what they did."""
+        partial.append(event.id)
+        if event.id.endswith("13"):
+            raise ValueError("no partial can hold this")
+        return partial
+
+    def encode(self, partial: list[str]) -> bytes:
+        """See :class:`streamproc.processor.SharedFold`."""
+        return self._encoder.encode(partial)
+
+    def decode(self, data: bytes) -> list[str]:
+        """See :class:`streamproc.processor.SharedFold`."""
+        return self._decoder.decode(data)
+
+    def merge(self, partials: Sequence[list[str]]) -> bytes:
+        """See :class:`streamproc.processor.SharedFold`."""
+        return self._encoder.encode(sorted(letter for partial in partials for letter in partial))
+
+
+class LetterBox(KeyedProcessor[Letter, list[str], str]):
+    """Keeps the ids of each key's events in order, and publishes the last one."""
+
+    def __init__(self) -> None:
         self._encoder = msgspec.json.Encoder()
         self._events = msgspec.json.Decoder(Letter)
         self._states = msgspec.json.Decoder(list[str])
@@ -66,24 +105,19 @@ class LetterBox(KeyedProcessor[Letter, list[str], Output]):
         return []
 
     def fold(self, state: list[str], event: Letter) -> list[str]:
-        """Append the id, then fail if the event says so: what a failed fold left behind must not be kept."""
+        """Append the id, in place: what a failed fold left behind must not be kept."""
         state.append(event.id)
-        if event.fails == "always" or (event.fails == "until mended" and not self.mended):
-            raise ValueError(f"the fold fails on {event.id}")
-        if event.fails == "once" and event.id not in self._failed_once:
-            self._failed_once.add(event.id)
-            raise ValueError(f"the fold fails once on {event.id}")
-        if event.fails == "emission":
-            state[-1] = event.id + "!"
         return state
 
-    def emit(self, changed: Sequence[Changed[list[str]]]) -> Sequence[Output | None]:
+    def shared(self) -> Ledger:
         """See :class:`streamproc.processor.KeyedProcessor`."""
-        if any(item.state[-1].endswith("!") for item in changed):
-            raise ValueError("no output can be made of this letter")
-        return [Output(item.key, item.position, len(item.state), item.state[-1]) for item in changed]
+        return Ledger()
 
-    def encode(self, output: Output) -> bytes:
+    def emit(self, changed: Sequence[Changed[list[str]]]) -> Sequence[str | None]:
+        """See :class:`streamproc.processor.KeyedProcessor`."""
+        return [item.state[-1] for item in changed]
+
+    def encode(self, output: str) -> bytes:
         """See :class:`streamproc.processor.KeyedProcessor`."""
         return self._encoder.encode(output)
 
@@ -94,3 +128,15 @@ class LetterBox(KeyedProcessor[Letter, list[str], Output]):
     def decode_state(self, data: bytes) -> list[str]:
         """See :class:`streamproc.processor.KeyedProcessor`."""
         return self._states.decode(data)
+
+
+def letters(rng: random.Random, is_long: bool) -> list[Given]:
+    """20 to 60 letters for 3 to 5 keys; a long log has 120 to 180, most of them of one key."""
+    count = rng.randint(120, 180) if is_long else rng.randint(20, 60)
+    keys = [f"key-{number}" for number in range(rng.randint(3, 5))]
+    encode = msgspec.json.Encoder().encode
+    drawn = (keys[0] if is_long and rng.random() < 0.9 else rng.choice(keys) for _ in range(count))
+    return [Given(number, key, encode(Letter(key, f"event-{number}")), 1_000.0) for number, key in enumerate(drawn)]
+
+
+LETTERS = Played(LetterBox, letters)

@@ -27,8 +27,8 @@ class Crash(BaseException):
     """The process dies here. Not an Exception: nothing in the product may catch it."""
 
 
-class Faults:
-    """The faults of one schedule. Counts those that struck, by kind."""
+class Dice:
+    """Say when a fault of one schedule strikes. Count those that did, by kind."""
 
     def __init__(self, rng: random.Random) -> None:
         self.active = True

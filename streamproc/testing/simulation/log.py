@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from streamproc.record import Position, Record, shard_id_of
 from streamproc.shardmap import ALL_HASH_KEYS, HASH_KEY_MAX, HashRange, hash_key_of
-from streamproc.testing.simulation.application import UNDECODABLE, Letter
-from streamproc.testing.simulation.faults import Faults
+from streamproc.testing.simulation.application import Given, Played
+from streamproc.testing.simulation.faults import Dice
+from streamproc.testing.simulation.mishaps import FAILURES, with_failure
 
 #: Where a duplicate may follow its first copy: well within the window of 64 events, as a producer promises.
 _DUPLICATE_DISTANCE_MAX = 30
+_FAILURES_FOR_GOOD = tuple(failure for failure in FAILURES[1:] if failure != "until mended")
 _HALF = HASH_KEY_MAX // 2
 _HALVES = (HashRange(0, _HALF), HashRange(_HALF + 1, HASH_KEY_MAX))
-_POISON = ("undecodable", "always", "once", "until mended", "emission")
 
 
 class Entry(msgspec.Struct, frozen=True):
     """One record of the log and what is known about it."""
 
     record: Record
-    id: str
-    #: As :attr:`Letter.fails`, or "undecodable".
-    fails: str
+    #: The event, which duplicates share.
+    given: Given
+    #: One of :data:`streamproc.testing.simulation.mishaps.FAILURES`.
+    failure: str
 
 
 @dataclass
@@ -51,66 +54,63 @@ class Log(msgspec.Struct, frozen=True):
     shards: list[Shard]
     is_long: bool
 
+    def entries(self) -> list[Entry]:
+        """All records; those of one key in their order."""
+        return [entry for shard in self.shards for entry in shard.entries]
 
-def make_log(rng: random.Random, faults: Faults, *, mendable: bool) -> Log:
-    """A log of 20 to 60 events on 3 to 5 keys; one in ten is long: 120 to 180 events, most of them of one key.
 
-    Only a long log replays more events of a key than its duplicate window remembers. ``mendable`` lets in events whose
-    fold fails until the first crash, as when a mended program is started.
+def make_log(rng: random.Random, dice: Dice, played: Played, *, mendable: bool) -> Log:
+    """The events in their order, with duplicates and failures, across a reshard; one log in ten is long.
+
+    ``mendable`` lets in events whose fold fails until the first crash.
     """
     is_long = rng.random() < 0.1
-    count = rng.randint(120, 180) if is_long else rng.randint(20, 60)
-    keys = [f"key-{number}" for number in range(rng.randint(3, 5))]
-    ids = _ids(rng, faults, count)
+    events = played.events(rng, is_long)
+    order = _with_duplicates(rng, dice, len(events))
     shards = [Shard(0, ALL_HASH_KEYS)]
     if rng.random() < 0.4:
         shards = [Shard(number, half) for number, half in enumerate(_HALVES)]
-    reshard_at = rng.randint(count // 5, count * 4 // 5) if faults.is_enabled("reshard") else -1
-    kinds = _POISON if mendable else tuple(kind for kind in _POISON if kind != "until mended")
-    letters: dict[int, Letter] = {}
-    for at, first in enumerate(ids):
+    reshard_at = rng.randint(len(order) // 5, len(order) * 4 // 5) if dice.is_enabled("reshard") else -1
+    failures: dict[int, str] = {}
+    for at, index in enumerate(order):
         if at == reshard_at:
-            faults.count("reshard")
+            dice.count("reshard")
             shards += _children(shards)
-        if first in letters:
-            letter = letters[first]
-        else:
-            key = keys[0] if is_long and rng.random() < 0.9 else rng.choice(keys)
-            fails = ""
-            if faults.strikes("poison", 0.08):
-                # An event that is sent twice could be put aside the first time and be mended the second.
-                fails = rng.choice([kind for kind in kinds if kind != "until mended" or ids.count(first) == 1])
-            letter = letters[first] = Letter(key, f"event-{first}", fails)
-        _append(rng, shards, letter)
+        if index not in failures:
+            # An event that is sent twice could be put aside the first time and be mended the second.
+            choices = FAILURES[1:] if mendable and order.count(index) == 1 else _FAILURES_FOR_GOOD
+            failures[index] = rng.choice(choices) if dice.strikes("poison", 0.08) else ""
+        _append(rng, shards, events[index], failures[index])
     return Log(shards, is_long)
 
 
-def _ids(rng: random.Random, faults: Faults, count: int) -> list[int]:
-    """A number for each record of the log: where the event came first. One that comes again is a producer's duplicate.
+def _with_duplicates(rng: random.Random, dice: Dice, count: int) -> Sequence[int]:
+    """The order of the log: each event by its place among those given, and once more where a producer repeats it.
 
     The window remembers an event from its first copy on, so that is where the distance is counted from.
     """
-    ids: list[int] = []
-    while len(ids) < count:
-        recent = [first for first in ids[-_DUPLICATE_DISTANCE_MAX:] if first >= len(ids) - _DUPLICATE_DISTANCE_MAX]
-        if recent and faults.strikes("duplicate", 0.08):
-            ids.append(rng.choice(recent))
-        else:
-            ids.append(len(ids))
-    return ids
+    order: list[int] = []
+    first_at: dict[int, int] = {}
+    for index in range(count):
+        first_at[index] = len(order)
+        order.append(index)
+        while dice.strikes("duplicate", 0.08):
+            since = len(order) - _DUPLICATE_DISTANCE_MAX
+            order.append(rng.choice([index for index in order[-_DUPLICATE_DISTANCE_MAX:] if first_at[index] > since]))
+    return order
 
 
-def _append(rng: random.Random, shards: list[Shard], letter: Letter) -> None:
-    hash_key = hash_key_of(letter.key)
+def _append(rng: random.Random, shards: list[Shard], given: Given, failure: str) -> None:
+    hash_key = hash_key_of(given.partition_key)
     shard = next(shard for shard in shards if not shard.closed and shard.hash_range.contains(hash_key))
     sub_sequence_number = 0
     if shard.entries and rng.random() < 0.3:  # inside the aggregate before it
         sub_sequence_number = shard.entries[-1].record.position.sub_sequence_number + 1
     elif shard.entries:
         shard.sequence_number += rng.randint(1, 3)
-    data = UNDECODABLE if letter.fails == "undecodable" else msgspec.json.encode(letter)
     position = Position(shard.number, shard.sequence_number, sub_sequence_number)
-    shard.entries.append(Entry(Record(data, letter.key, position, 1_000.0), letter.id, letter.fails))
+    data = with_failure(failure, given.number, given.data)
+    shard.entries.append(Entry(Record(data, given.partition_key, position, given.arrived_at), given, failure))
 
 
 def _children(shards: list[Shard]) -> list[Shard]:

@@ -14,6 +14,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from streamproc import fold
 from streamproc.deadletter import Kind
 from streamproc.deadletters.memory import MemoryDeadLetters
@@ -21,9 +23,10 @@ from streamproc.errors import StreamprocError, is_transient
 from streamproc.fold import KeyStates
 from streamproc.late import LateProjection
 from streamproc.leases.memory import MemoryLeases
+from streamproc.partial import ShardPartial
 from streamproc.processor import Received, Rejected
 from streamproc.projections.memory import MemoryProjection
-from streamproc.record import Position
+from streamproc.record import BEGINNING, Position
 from streamproc.sink import Delivery
 from streamproc.state import StoredState, fingerprint, is_remembered, remember, roll
 from streamproc.states.memory import MemoryStates
@@ -79,7 +82,7 @@ def _durable_one_checkpoint_late(_: Any) -> Any:
         behind = getattr(self, "_behind", [])
         self._behind = states.dirty()
         if behind:
-            self._retrying("writing states", lambda: self._ports.states.store(behind))
+            self._retries.call("writing states", lambda: self._ports.states.store(behind))
         return len(behind)
 
     return late_write
@@ -117,7 +120,7 @@ def _flush_at_the_next_checkpoint(make_durable: Any) -> Any:
         durable = make_durable(self)
         ready, self._ready, self._held = getattr(self, "_ready", []), getattr(self, "_held", []), []
         if ready:
-            self._retrying("publishing", lambda: self._ports.sink.publish(ready))
+            self._retries.call("publishing", lambda: self._ports.sink.publish(ready))
         return durable
 
     return flush
@@ -167,18 +170,17 @@ def _rewind_keeps_the_live_state(rewind: Any) -> Any:
 
 
 def _reject_the_whole_key(_: Any) -> Any:
-    def reject(self: Any, key: str, entry: Any, received: Sequence[Received[Any]]) -> list[Rejected]:
+    def reject(self: Any, key: str, entry: Any, received: Sequence[Received[Any]]) -> Any:
         self._sealed.pop(key, None)
         entry.rewind(self._decoded(entry.committed))
-        return [Rejected(record, "fold failed", None) for _, record in received]
+        return [], [Rejected(record, "fold failed", None) for _, record in received]
 
     return reject
 
 
 def _rebuild_without_the_accepted(fold_with_care: Any) -> Any:
-    def rebuild(self: Any, key: str, entry: Any, received: Sequence[Received[Any]]) -> list[Rejected]:
-        rejected: list[Rejected] = fold_with_care(self, key, entry, received[-1:])
-        return rejected
+    def rebuild(self: Any, key: str, entry: Any, received: Sequence[Received[Any]]) -> Any:
+        return fold_with_care(self, key, entry, received[-1:])
 
     return rebuild
 
@@ -186,7 +188,7 @@ def _rebuild_without_the_accepted(fold_with_care: Any) -> Any:
 def _put_all_aside(_: Any) -> Any:
     def attempt_once(self: Any, what: str, items: Sequence[Any], attempt: Any) -> Any:
         try:
-            return self._retrying(what, lambda: attempt(items)), []
+            return self._retries.call(what, lambda: attempt(items)), []
         except ValueError as error:
             return [], [(item, str(error)) for item in items]
 
@@ -195,17 +197,18 @@ def _put_all_aside(_: Any) -> Any:
 
 def _apply_where(is_new: Callable[[Position, Position], bool]) -> Callable[[Any], Any]:
     def make(_: Any) -> Any:
-        def apply(self: Any, entry: Any, event: Any, position: Position) -> None:
+        def apply(self: Any, entry: Any, event: Any, position: Position) -> bool:
             if not is_new(position, entry.position):
-                return
+                return False
             event_id = fingerprint(self._processor.event_id(event))
             if is_remembered(entry.window, event_id):
-                return
+                return False
             entry.state = self._processor.fold(entry.state, event)
             entry.position = position
             entry.events_folded += 1
             entry.ids_hash = roll(entry.ids_hash, event_id)
             entry.window = remember(entry.window, event_id, position)
+            return True
 
         return apply
 
@@ -228,6 +231,31 @@ def _evict_dirty(commit: Any) -> Any:
         return committed
 
     return forget
+
+
+def _only_the_last_batch_is_dirty(commit: Any) -> Any:
+    def forget(self: Any) -> Any:
+        self._dirty.clear()
+        return commit(self)
+
+    return forget
+
+
+def _keep_what_was_stored_before(store: Any) -> Any:
+    def keep(self: Any, states: Sequence[StoredState]) -> set[str]:
+        self.before = dict(self._states)
+        superseded: set[str] = store(self, states)
+        return superseded
+
+    return keep
+
+
+def _load_what_was_stored_before(_: Any) -> Any:
+    def late(self: Any, keys: Sequence[str]) -> dict[str, StoredState]:
+        before = getattr(self, "before", {})
+        return {key: before[key] for key in keys if key in before}
+
+    return late
 
 
 def _load_the_projected(load: Any) -> Any:
@@ -260,6 +288,34 @@ def _the_first_changed(changed: Any) -> Any:
 
 
 #: One rule each. The name says what the product would do without it.
+_write_partial = ShardPartial.make_durable
+
+
+def _write_no_partial(_: Any) -> Any:
+    return lambda _: None
+
+
+def _partial_after_the_states(write_states: Any) -> Any:
+    def write(self: Any, states: Any) -> int:
+        written: int = write_states(self, states)
+        _write_partial(self._keyed.partial)
+        return written
+
+    return write
+
+
+def _load_once(load: Any) -> Any:
+    return lambda self, states: load(self, () if self._loaded else states)
+
+
+def _fold_what_is_in_the_partial(fold: Any) -> Any:
+    def fold_again(self: Any, accepted: Any, upto: Position) -> Any:
+        self._committed = msgspec.structs.replace(self._committed, position=BEGINNING)
+        return fold(self, accepted, upto)
+
+    return fold_again
+
+
 MUTATIONS: dict[str, list[Mutation]] = {
     "states are stored without a condition": [Mutation(MemoryStates, "store", _store_unconditionally)],
     "the projection has no fence": [Mutation(MemoryProjection, "project", _project_unconditionally)],
@@ -295,7 +351,20 @@ MUTATIONS: dict[str, list[Mutation]] = {
     "a producer's duplicate is folded": [Mutation(fold, "is_remembered", lambda _: lambda *_: False)],
     "the window remembers four events": [Mutation(fold, "remember", _remember_four)],
     "dirty states leave memory": [Mutation(KeyStates, "commit", _evict_dirty)],
+    "dirty states are clean at the next commit": [Mutation(KeyStates, "commit", _only_the_last_batch_is_dirty)],
+    "the store's reads are a write behind": [
+        Mutation(MemoryStates, "store", _keep_what_was_stored_before),
+        Mutation(SimulatedStates, "load", _load_what_was_stored_before),
+    ],
     "the worker trusts the projection": [Mutation(SimulatedStates, "load", _load_the_projected)],
     "keys that wait for the projection are forgotten": [Mutation(LateProjection, "_catch_up", _forget_what_waits)],
     "one key at most waits for the projection": [Mutation(LateProjection, "project", _one_waiting_key_at_most)],
+    "the partial is written after the states": [
+        Mutation(ShardPartial, "make_durable", _write_no_partial),
+        Mutation(ShardWorker, "_write_states", _partial_after_the_states),
+    ],
+    "a partial behind a state is not loaded again": [Mutation(ShardPartial, "load", _load_once)],
+    "events that a partial holds are folded into it again": [
+        Mutation(ShardPartial, "fold", _fold_what_is_in_the_partial)
+    ],
 }

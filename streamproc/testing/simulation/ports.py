@@ -7,8 +7,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import msgspec
-
 from streamproc.deadletter import Attempt, DeadLetter
 from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.errors import ServiceUnreachable, Throttled, TransientServiceError
@@ -19,8 +17,8 @@ from streamproc.sink import Delivery
 from streamproc.sinks.memory import MemorySink
 from streamproc.state import StoredState
 from streamproc.states.memory import MemoryStates
-from streamproc.testing.simulation.application import Output
-from streamproc.testing.simulation.faults import Crash, Faults
+from streamproc.testing.simulation.faults import Crash, Dice
+from streamproc.testing.simulation.mishaps import Mishaps
 from streamproc.testing.simulation.oracle import Oracle
 
 NAMESPACE = Namespace("simulation", "log", 1)
@@ -33,8 +31,8 @@ class Wire:
     ``meanwhile`` is called before a call takes effect, so that another worker can act in between.
     """
 
-    def __init__(self, rng: random.Random, faults: Faults, meanwhile: Callable[[], None]) -> None:
-        self.faults = faults
+    def __init__(self, rng: random.Random, dice: Dice, meanwhile: Callable[[], None]) -> None:
+        self.dice = dice
         #: The outputs that the worker at work had acknowledged, by key.
         self.acknowledged: dict[str, Position] = {}
         self._rng = rng
@@ -43,29 +41,29 @@ class Wire:
 
     def call(self, effect: Callable[[], T], *, can_be_late: bool = False) -> T:
         """One call. Raises Throttled, TransientServiceError or Crash where a fault strikes."""
-        faults = self.faults
-        if not faults.active:
+        dice = self.dice
+        if not dice.active:
             return effect()
         self._meanwhile()
         if self._late and self._rng.random() < 0.1:
             self._arrive(self._rng.randrange(len(self._late)))
-        if faults.strikes("throttle", 0.06):
+        if dice.strikes("throttle", 0.06):
             raise Throttled("too many requests")
-        if can_be_late and faults.strikes("late_request", 0.12):
+        if can_be_late and dice.strikes("late_request", 0.12):
             self._late.append(effect)
             if self._rng.random() < 0.3:
                 raise TransientServiceError("timed out; the request is still on its way")
         result = self.crashing(effect)
-        if faults.strikes("lost_reply", 0.06):
+        if dice.strikes("lost_reply", 0.06):
             raise TransientServiceError("the reply was lost")
         return result
 
     def crashing(self, effect: Callable[[], T]) -> T:
         """One call at which the process may die, before or after."""
-        if self.faults.strikes("crash", 0.015):
+        if self.dice.strikes("crash", 0.015):
             raise Crash
         result = effect()
-        if self.faults.strikes("crash", 0.015):
+        if self.dice.strikes("crash", 0.015):
             raise Crash
         return result
 
@@ -140,6 +138,30 @@ class SimulatedStates(MemoryStates):
         return superseded
 
 
+class SimulatedPartials(MemoryStates):
+    """The shards' partials behind the wire. The oracle sees every one that is stored."""
+
+    def __init__(self, wire: Wire, oracle: Oracle) -> None:
+        super().__init__(NAMESPACE.of_partials())
+        self._wire = wire
+        self._oracle = oracle
+
+    def load(self, keys: Sequence[str]) -> dict[str, StoredState]:
+        """See :class:`streamproc.state.StateStore`."""
+        ask = super().load
+        return self._wire.call(lambda: ask(keys))
+
+    def store(self, states: Sequence[StoredState]) -> set[str]:
+        """See :class:`streamproc.state.StateStore`."""
+        return self._wire.call(lambda: self._store(states), can_be_late=True)
+
+    def _store(self, states: Sequence[StoredState]) -> set[str]:
+        superseded = super().store(states)
+        for stored in super().load([state.key for state in states]).values():
+            self._oracle.partial_stored(stored)
+        return superseded
+
+
 class SimulatedDeadLetters(MemoryDeadLetters):
     """Dead letters behind the wire."""
 
@@ -165,7 +187,7 @@ class SimulatedDeadLetters(MemoryDeadLetters):
     def note_attempt(self, shard_id: str, attempt: Attempt | None) -> None:
         """A schedule has one death here at most: after two the product blames a record, as DESIGN.md says."""
         super().note_attempt(shard_id, attempt)
-        if not self._deaths_in_user_code and self._wire.faults.strikes("crash", 0.01):
+        if not self._deaths_in_user_code and self._wire.dice.strikes("crash", 0.01):
             self._deaths_in_user_code += 1
             raise Crash
 
@@ -173,12 +195,12 @@ class SimulatedDeadLetters(MemoryDeadLetters):
 class SimulatedSink(MemorySink):
     """A sink behind the wire that accepts some outputs of a call. The oracle sees those it accepted."""
 
-    def __init__(self, rng: random.Random, wire: Wire, oracle: Oracle) -> None:
+    def __init__(self, rng: random.Random, wire: Wire, oracle: Oracle, mishaps: Mishaps) -> None:
         super().__init__(NAMESPACE)
         self._rng = rng
         self._wire = wire
         self._oracle = oracle
-        self._decoder = msgspec.json.Decoder(Output)
+        self._mishaps = mishaps
 
     def publish(self, outputs: Sequence[bytes]) -> Delivery:
         """See :class:`streamproc.sink.Sink`."""
@@ -187,17 +209,16 @@ class SimulatedSink(MemorySink):
     def _publish(self, outputs: Sequence[bytes]) -> Delivery:
         pending: list[int] = []
         refused: list[tuple[int, str]] = []
-        if self._wire.faults.strikes("partial_sink", 0.15):
+        if self._wire.dice.strikes("partial_sink", 0.15):
             pending = sorted(self._rng.sample(range(len(outputs)), self._rng.randint(1, len(outputs))))
-        if self._wire.faults.strikes("refused_output", 0.05):
+        if self._wire.dice.strikes("refused_output", 0.05):
             index = self._rng.randrange(len(outputs))
             pending = [other for other in pending if other != index]
             refused = [(index, "too large")]
         left = {*pending, *(index for index, _ in refused)}
         accepted = [output for index, output in enumerate(outputs) if index not in left]
         super().publish(accepted)
-        for output in map(self._decoder.decode, accepted):
-            position = Position(*output.position)
-            self._oracle.output_published(output, position)
-            self._wire.acknowledged[output.key] = position
+        for emission in map(self._mishaps.emission, accepted):
+            self._oracle.emitted(emission)
+            self._wire.acknowledged[emission.key] = emission.position
         return Delivery(pending, refused, "throttled" if pending else "")

@@ -12,14 +12,16 @@ import msgspec
 from streamproc.lease import SHARD_END, Lease
 from streamproc.leases.memory import MemoryLeases
 from streamproc.record import Batch, Position
-from streamproc.settings import WorkerSettings
 from streamproc.telemetry import Telemetry
-from streamproc.testing.simulation.application import LetterBox
-from streamproc.testing.simulation.faults import Crash, Faults
+from streamproc.testing.clock import ManualClock
+from streamproc.testing.simulation.application import LETTERS, Played
+from streamproc.testing.simulation.faults import Crash, Dice
 from streamproc.testing.simulation.log import Shard, make_log
+from streamproc.testing.simulation.mishaps import MishapProcessor, Mishaps
 from streamproc.testing.simulation.oracle import Oracle, Violation
 from streamproc.testing.simulation.ports import (
     SimulatedDeadLetters,
+    SimulatedPartials,
     SimulatedProjection,
     SimulatedSink,
     SimulatedStates,
@@ -39,26 +41,6 @@ class Outcome(msgspec.Struct, frozen=True):
     faults: dict[str, int]
     violations: list[Violation]
     dead_letters_unexpected: int
-
-
-class VirtualClock:
-    """Time that moves only when somebody waits."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-
-    def time(self) -> float:
-        """See :class:`streamproc.clock.Clock`."""
-        return self.now
-
-    def monotonic(self) -> float:
-        """See :class:`streamproc.clock.Clock`."""
-        return self.now
-
-    def wait(self, seconds: float, stop: threading.Event | None = None) -> bool:
-        """See :class:`streamproc.clock.Clock`."""
-        self.now += seconds
-        return stop is not None and stop.is_set()
 
 
 class Life:
@@ -86,23 +68,25 @@ class Life:
 class Schedule:
     """Plays one seed. A *life* is a worker's; the *holder* of a shard is the life that took its lease last."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, played: Played) -> None:
         self._rng = rng = random.Random(seed)
-        self.faults = Faults(rng)
+        self.dice = Dice(rng)
+        self._played = played
         # A program is mended by a new deployment, which a zombie's process would not have.
-        mendable = not self.faults.is_enabled("zombie")
-        self._log = make_log(rng, self.faults, mendable=mendable)
-        self.oracle = Oracle(seed, self._log)
-        self._clock = VirtualClock()
-        self._wire = wire = Wire(rng, self.faults, self._meanwhile)
-        self._processor = LetterBox()
+        mendable = not self.dice.is_enabled("zombie")
+        self._log = make_log(rng, self.dice, played, mendable=mendable)
+        self.oracle = Oracle(seed, self._log, played.processor(), played.settings)
+        self._clock = ManualClock(1_000.0)
+        self._wire = wire = Wire(rng, self.dice, self._meanwhile)
+        self._mishaps = Mishaps(self.oracle.failed_emissions, self.oracle.emitted)
         self._projection = SimulatedProjection(wire, self.oracle)
         self._states = SimulatedStates(wire, self.oracle, self._projection)
         self._ports = Ports(
             states=self._states,
             deadletters=SimulatedDeadLetters(wire, self.oracle),
-            sink=SimulatedSink(rng, wire, self.oracle),
+            sink=SimulatedSink(rng, wire, self.oracle, self._mishaps),
             projection=self._projection,
+            partials=SimulatedPartials(wire, self.oracle),
         )
         self._leases = MemoryLeases()
         self._lives: list[Life] = []
@@ -113,7 +97,9 @@ class Schedule:
         # A worker on a long log seldom checkpoints, so that it replays more than a duplicate window holds.
         self._checkpoint_probability = 0.02 if self._log.is_long else rng.choice((0.05, 0.2, 0.5))
         in_memory = 100 if self._log.is_long else rng.choice((2, 100))
-        self._settings = WorkerSettings(
+        # Bounds that a short log reaches; the others are the application's.
+        self._settings = msgspec.structs.replace(
+            played.settings,
             checkpoint_seconds=60.0 if self._log.is_long else rng.choice((2.0, 60.0)),
             dirty_keys_max=in_memory,
             states_in_memory_max=in_memory,
@@ -131,7 +117,7 @@ class Schedule:
                     self.oracle.violated("the workers make no progress")
                     return
                 self._act()
-            self.faults.active = False
+            self.dice.active = False
             self._drain()
         finally:
             for life in [*self._lives]:
@@ -161,7 +147,7 @@ class Schedule:
         zombies = [life for life in self._lives if life is not self._holders.get(life.shard.number)]
         if zombies and rng.random() < 0.4:
             self._step(rng.choice(zombies))
-        elif holder is None or (not zombies and self.faults.strikes("zombie", 0.08)):
+        elif holder is None or (not zombies and self.dice.strikes("zombie", 0.08)):
             self._start(shard)
         else:
             self._step(holder)
@@ -186,7 +172,7 @@ class Schedule:
         worker = ShardWorker(
             shard_id=shard.shard_id,
             hash_range=shard.hash_range,
-            processor=self._processor,
+            processor=MishapProcessor(self._played.processor(), self._mishaps),
             ports=self._ports,
             settings=self._settings,
             clock=self._clock,
@@ -209,7 +195,7 @@ class Schedule:
             life.owed.update(self._wire.acknowledged)
         except Crash:
             self._end(life)
-            self._processor.mended = True
+            self._mishaps.mended = True
             if self._rng.random() < 0.5:
                 self._after_death.add(life.shard.number)
         except WorkerAborted:
@@ -228,7 +214,7 @@ class Schedule:
     def _step(self, life: Life) -> None:
         """Read, process, and checkpoint when due or when chosen."""
         rng = self._rng
-        if life.at and self.faults.strikes("reread", 0.08):
+        if life.at and self.dice.strikes("reread", 0.08):
             life.at -= rng.randint(1, min(life.at, 8))
         upto = min(len(life.shard.entries), life.at + rng.randint(0, self._batch_records_max))
         with self._alive(life):
@@ -247,7 +233,7 @@ class Schedule:
         durable = life.worker.make_durable()
         if durable is None and not ended:
             return
-        if self.faults.strikes("crash", 0.08):  # between the two, where the most is read again
+        if self.dice.strikes("crash", 0.08):  # between the two, where the most is read again
             raise Crash
         if not self._wire.crashing(lambda: self._move_lease(life, None if ended or not durable else durable[0])):
             self._end(life)
@@ -270,7 +256,7 @@ class Schedule:
             projection.is_away = rng.random() >= 0.2
         elif rng.random() < 0.2:
             projection.copy()
-        elif self.faults.strikes("redis_loss", 0.06):
+        elif self.dice.strikes("redis_loss", 0.06):
             loss = rng.choice(("empty", "roll back", "away"))
             if loss == "away":
                 projection.is_away = True
@@ -318,12 +304,12 @@ def _position(shard: Shard, lease: Lease) -> Position | None:
     return Position(shard.number, int(lease.checkpoint), lease.checkpoint_sub_sequence_number)
 
 
-def run(seed: int) -> Outcome:
+def run(seed: int, played: Played = LETTERS) -> Outcome:
     """Play the schedule of this seed. The same seed gives the same outcome."""
     before = random.getstate()
     random.seed(seed)  # the product's backoff draws its jitter from the module's generator
     try:
-        schedule = Schedule(seed)
+        schedule = Schedule(seed, played)
         try:
             schedule.play()
         except Exception as error:  # noqa: BLE001  # whatever ends a worker is a finding, with its seed
@@ -331,4 +317,4 @@ def run(seed: int) -> Outcome:
     finally:
         random.setstate(before)
     oracle = schedule.oracle
-    return Outcome(seed, dict(schedule.faults.counts), oracle.violations, oracle.dead_letters_unexpected)
+    return Outcome(seed, dict(schedule.dice.counts), oracle.violations, oracle.dead_letters_unexpected)

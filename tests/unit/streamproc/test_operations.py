@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from typing import Any
 
+import click
 import msgspec
+import pytest
 from hypothesis import given, strategies as st
 
+from streamproc.errors import SettingsError
 from streamproc.lease import SHARD_END, Lease
-from streamproc.operations.common import parts
+from streamproc.operations.common import confirm, parts
 from streamproc.operations.leases import checkpoint_text
 from streamproc.operations.state import Standing, standing
 from streamproc.readable import bytes_text, data_text, plain, readable, state_fields
@@ -109,3 +113,25 @@ def test_a_checkpoint_is_a_sequence_number_with_its_sub_sequence_number_or_a_sen
     assert checkpoint_text(Lease(shard_id="s", checkpoint="123", checkpoint_sub_sequence_number=4)) == "123:4"
     assert checkpoint_text(Lease(shard_id="s", checkpoint=SHARD_END)) == SHARD_END
     assert checkpoint_text(Lease(shard_id="s", checkpoint="LATEST", latest_since=0.0)).startswith("LATEST since 1970")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_asked_and_a_no_aborts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for unattended in (False, True):
+        monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+        confirm("Erase?", yes=False, unattended=unattended)
+        monkeypatch.setattr("sys.stdin", Terminal("\n"))
+        with pytest.raises(click.Abort):
+            confirm("Erase?", yes=False, unattended=unattended)
+
+
+def test_where_nobody_can_be_asked_only_what_is_harmless_goes_on_without_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    confirm("Drop?", yes=False, unattended=True)
+    confirm("Erase?", yes=True, unattended=False)
+    with pytest.raises(SettingsError, match="nothing was done"):
+        confirm("Erase?", yes=False, unattended=False)

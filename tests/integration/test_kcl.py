@@ -1,0 +1,204 @@
+"""The fleet as it runs: real daemons (Java, KCL's jars) on kinesis-local, moto's DynamoDB and Firehose, and Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamproc.errors import LeasesHeldElsewhere
+from streamproc.leases.dynamodb import DynamoDBLeases
+from streamproc.local import LocalStack, read_journal
+from streamproc.local.kinesis_local import KinesisLocal
+from streamproc.namespace import Namespace
+from streamproc.producer import Producer
+from streamproc.projections.redis import RedisProjection
+from streamproc.record import Position
+from streamproc.runners.local import LocalRunner
+from streamproc.state import fingerprint, roll
+from streamproc.states.dynamodb import DynamoDBStates
+from streamproc.stream import list_shards, stream_created_at
+
+PATIENCE_SECONDS = 60.0
+#: One that is not ASCII: the protocol must not take the locale's encoding.
+KEYS = [*(f"user-{n}" for n in range(30)), "käuferin-ß-☃"]
+
+
+class Fleet:
+    """One stream, and workers on it, each a process with its own JVM."""
+
+    def __init__(self, folder: Path, stack: LocalStack, kinesis: KinesisLocal, shards: int) -> None:
+        self.name = f"kcl-{uuid.uuid4().hex[:8]}"
+        self.folder = folder
+        self.stack = stack
+        self.client = kinesis.client()
+        self.client.create_stream(StreamName=self.name, ShardCount=shards)
+        self.wait(lambda: self._summary()["StreamStatus"] == "ACTIVE")
+        stack.create_delivery_stream(self.name, self.name, "outputs/")
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))},
+            **stack.environment(),
+            "AWS_ENDPOINT_URL_KINESIS": kinesis.url,
+            "KCL_APP_NAME": self.name,
+            "KCL_APP_TRAP": str(folder / "trap"),
+            "LC_ALL": "C",
+        }
+        self.sent: list[dict[str, Any]] = []
+        self.workers: list[Worker] = []
+
+    def _summary(self) -> Any:
+        return self.client.describe_stream_summary(StreamName=self.name)["StreamDescriptionSummary"]
+
+    def start(self, **environment: str) -> Worker:
+        worker = Worker(self.folder / f"worker-{len(self.workers)}.log", {**self.environment, **environment})
+        self.workers.append(worker)
+        return worker
+
+    def wait(self, reached: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        return "\n".join(f"{worker.log}:\n{worker.log.read_text()[-6000:]}" for worker in self.workers)
+
+    def put(self, producer: Producer, count: int, **more: Any) -> None:
+        for _ in range(count):
+            n = len(self.sent)
+            key = KEYS[n * n % len(KEYS)]
+            event = {"id": f"id-{n}", "key": key, "value": n, "at": 1_700_000_000 + n, **more}
+            self.sent.append(event)
+            producer.put(json.dumps(event).encode(), partition_key=key)
+
+    @property
+    def namespace(self) -> Namespace:
+        return Namespace(self.name, self.name, stream_created_at(self.client, self.name))
+
+    def states(self) -> DynamoDBStates:
+        return DynamoDBStates(self.namespace, client=self.stack.client("dynamodb"))
+
+    def leases(self) -> DynamoDBLeases:
+        return DynamoDBLeases(self.name, client=self.stack.client("dynamodb"))
+
+    def folded(self) -> int:
+        with contextlib.suppress(self.stack.client("dynamodb").exceptions.ResourceNotFoundException):
+            return sum(state.events_folded for state in self.states().scan())
+        return 0
+
+    def started(self) -> bool:
+        """Whether a worker of the fleet reads a shard."""
+        return any('"event":"streamproc.lease_acquired"' in worker.log.read_text() for worker in self.workers)
+
+    def check(self) -> None:
+        """Every event exactly once, in its key's order, in the states; the last of each key in Redis and Firehose."""
+        counts: Counter[str] = Counter()
+        sums: Counter[str] = Counter()
+        hashes: Counter[str] = Counter()
+        for event in self.sent:
+            key = event["key"]
+            counts[key] += 1
+            sums[key] += event["value"]
+            hashes[key] = roll(hashes[key], fingerprint(event["id"].encode()))
+        stored = {state.key: state for state in self.states().scan()}
+        assert {key: json.loads(state.state) for key, state in stored.items()} == {
+            key: {"count": counts[key], "sum": sums[key]} for key in counts
+        }
+        assert {key: state.events_folded for key, state in stored.items()} == counts
+        assert {key: state.ids_hash for key, state in stored.items()} == hashes, "in the order of each key's puts"
+        projection = RedisProjection(self.namespace, url=self.stack.redis_url)
+        assert projection.read(list(stored)) == stored
+        last: dict[str, tuple[Position, int]] = {}
+        for accepted in read_journal(self.stack.firehose_journal):
+            if accepted.stream != self.name:
+                continue
+            for line in accepted.data.splitlines():
+                output = json.loads(line)
+                position = Position(*output["position"])
+                last[output["key"]] = max(last.get(output["key"], (position, 0)), (position, output["count"]))
+        assert {key: count for key, (_, count) in last.items()} == counts
+        assert {key: position for key, (position, _) in last.items()} == {
+            key: state.position for key, state in stored.items()
+        }
+
+
+class Worker:
+    """``streamproc run --runner kcl`` in a process of its own."""
+
+    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streamproc", "run", "-A", "kcl_app:app", "--runner", "kcl"],
+                cwd=Path(__file__).parent,
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The lines of this event."""
+        mark = f'"event":"streamproc.{name}"'
+        return [json.loads(line) for line in self.log.read_text().splitlines() if mark in line]
+
+    def stop(self) -> int:
+        """Ask it to end; returns its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def fleet_of(tmp_path: Path, stack: LocalStack) -> Iterator[Callable[[int], Fleet]]:
+    with contextlib.ExitStack() as started:
+        kinesis = started.enter_context(KinesisLocal(tmp_path))
+
+        def make(shards: int) -> Fleet:
+            fleet = Fleet(tmp_path, stack, kinesis, shards)
+
+            def end() -> None:
+                for worker in fleet.workers:
+                    worker.process.kill()
+                    worker.process.wait()
+
+            started.callback(end)
+            return fleet
+
+        yield make
+
+
+def test_a_worker_processes_a_stream_once_and_checkpoints_its_end_when_it_is_stopped(
+    fleet_of: Callable[[int], Fleet],
+) -> None:
+    fleet = fleet_of(2)
+    with Producer(fleet.name, client=fleet.client) as producer:
+        fleet.put(producer, 1000)
+        worker = fleet.start()
+        fleet.wait(fleet.started)
+        fleet.put(producer, 1000)
+        producer.flush()
+    fleet.wait(lambda: fleet.folded() >= 1900)
+    assert worker.stop() == 0, fleet.logs()
+    fleet.check()
+    last_of_shard = {state.position.shard_number: Position(0, 0) for state in fleet.states().scan()}
+    for state in fleet.states().scan():
+        last_of_shard[state.position.shard_number] = max(last_of_shard[state.position.shard_number], state.position)
+    leases = {int(lease.shard_id[-12:]): lease for lease in fleet.leases().list()}
+    assert {
+        shard: (lease.checkpoint, lease.checkpoint_sub_sequence_number, lease.owner) for shard, lease in leases.items()
+    } == {
+        shard: (str(position.sequence_number), position.sub_sequence_number, None)
+        for shard, position in last_of_shard.items()
+    }
+    assert not worker.events("child_failed")
