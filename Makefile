@@ -1,4 +1,4 @@
-# Five verbs: setup, lint, test, demo, bench. Each one sets up what it needs first.
+# Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
 .PHONY: help setup lock lint test test-long demo chaos soak bench clean
 SHELL := /bin/bash

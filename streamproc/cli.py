@@ -25,6 +25,7 @@ from streamproc.errors import MissingExtra, SettingsError, StreamprocError, tran
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.metrics.logs import LogWriter
 from streamproc.namespace import Namespace
+from streamproc.runners.kcl.checks import fleet_checks, install_checks
 from streamproc.runners.kcl.runner import KclRunner
 from streamproc.runners.local import LocalRunner
 from streamproc.stream import stream_created_at
@@ -219,7 +220,10 @@ def stop_on_signals(at_once: Callable[[], None] | None = None) -> tuple[threadin
 
 @click.command(epilog=EXIT_CODES)
 @click.option("-A", "--app", "path", metavar="MODULE:APP", help="Check what this application needs, too.")
-def doctor(path: str | None) -> None:
+@click.option(
+    "--runner", type=click.Choice(["local", "kcl"]), default="local", show_default=True, help="What is to feed it."
+)
+def doctor(path: str | None, runner: str) -> None:
     """Check versions, settings, and that every service answers, with its latency.
 
     Nothing is written. Exits with 0 when everything can be used, else with the code of the first failure.
@@ -228,6 +232,7 @@ def doctor(path: str | None) -> None:
     Examples:
       streamproc doctor
       streamproc doctor -A streamproc_consumers.recommender:app
+      streamproc doctor -A streamproc_consumers.recommender:app --runner kcl
     """
     table = Table("check", "", "detail", "ms", box=None, pad_edge=False)
     failures: list[StreamprocError] = []
@@ -245,17 +250,20 @@ def doctor(path: str | None) -> None:
     for package in ("boto3", "msgspec", "redis", "xgboost", "xgboost-cpu", "amazon-kclpy"):
         if version := _installed(package):
             check(package, lambda version=version: version)  # type: ignore[misc]  # bound now, not at the call
+    if runner == "kcl":
+        for what, call in install_checks():
+            check(what, call)
     check("region", lambda: aws_client("kinesis").meta.region_name)
     if path is None:
         check("kinesis", _list_streams)
     else:
-        _check_application(path, check)
+        _check_application(path, check, runner)
     Console().print(table)
     if failures:
         raise click.exceptions.Exit(failures[0].exit_code)
 
 
-def _check_application(path: str, check: Callable[[str, Callable[[], str]], None]) -> None:
+def _check_application(path: str, check: Callable[[str, Callable[[], str]], None], runner: str) -> None:
     application = load_application(path)
     created_at = 0
 
@@ -272,7 +280,11 @@ def _check_application(path: str, check: Callable[[str, Callable[[], str]], None
         return f"stream {application.stream}"
 
     check("kinesis", stream)
-    check("leases", lambda: DynamoDBLeases(application.name).check())
+    if runner == "kcl":
+        for what, call in fleet_checks(application):
+            check(what, call)
+    else:
+        check("leases", lambda: DynamoDBLeases(application.name).check())
     ports = application.ports(Namespace(application.name, application.stream, created_at))
     check("states", ports.states.check)
     check("dead letters", ports.deadletters.check)

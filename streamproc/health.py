@@ -32,7 +32,7 @@ def health(host: HostView, *, draining: bool, stall_seconds: float = STALL_SECON
         if shard.state == "user_code":
             doing = f", in the application's code for {shard.state_seconds:.0f} s"
         return Verdict(False, f"nothing was heard of {shard_id} for {shard.quiet_seconds:.0f} s{doing}")
-    return Verdict(True, f"{len(host.shards)} shards move" if host.shards else "no shard is held")
+    return Verdict(True, f"all shards move: {len(host.shards)}" if host.shards else "no shard is held")
 
 
 def readiness(host: HostView, *, draining: bool) -> Verdict:
@@ -45,5 +45,5 @@ def readiness(host: HostView, *, draining: bool) -> Verdict:
         return Verdict(False, "starting: no lease is held yet")
     waiting = [shard_id for shard_id, shard in host.shards.items() if shard.read_seconds_ago is None]
     if waiting:
-        return Verdict(False, f"starting: {len(waiting)} of {len(host.shards)} shards not read yet, {waiting[0]} first")
-    return Verdict(True, f"{len(host.shards)} shards are read")
+        return Verdict(False, f"starting: {', '.join(waiting)} not read yet")
+    return Verdict(True, f"all shards are read: {len(host.shards)}")

@@ -57,6 +57,14 @@ if ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null
         .venv/bin/python -c 'from streamproc.local.processes import find_redis; print("setup: the Redis server is", find_redis())' ||
         say "no Redis server: install redis-server or valkey; make demo and make test need one"
 fi
+if ! command -v java >/dev/null && [ ! -x "${JAVA_HOME:-}/bin/java" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "no java on PATH: trying apt-get install default-jre-headless"
+        (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y default-jre-headless) \
+            >build/apt-java.log 2>&1 || say "that failed (build/apt-java.log)"
+    fi
+    command -v java >/dev/null || say "no Java: the fleet runner and its tests need one (8 or newer)"
+fi
 if command -v npm >/dev/null; then
     if [ ! -e .node/node_modules/kinesis-local/main.js ]; then
         say "installing kinesis-local, the Kinesis of the reshard tests, into .node"

@@ -11,6 +11,7 @@ A counter is its increase since the flush before. Of histograms there is the inc
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 import threading
@@ -34,6 +35,7 @@ _DISTRIBUTED = "streamproc_batch_seconds"
 #: What would be a dimension of its own for every model; it is a field of the line instead.
 _INFO = "streamproc_model_info"
 
+_logger = logging.getLogger("streamproc")
 T = TypeVar("T")
 Value = float | list[float]
 Dimensions = tuple[tuple[str, str], ...]
@@ -90,8 +92,11 @@ class EmfWriter:
             now_ms=int(self._clock.time() * 1000),
         )
         text = b"".join(msgspec.json.encode(line) + b"\n" for line in lines).decode()
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError) as error:  # a pipe that nobody reads must not end the process, or the metrics
+            _logger.warning("the metrics of the last %s s could not be written: %s", self._interval_seconds, error)
 
     def _tick(self) -> None:
         while not self._clock.wait(self._interval_seconds, self._closed):

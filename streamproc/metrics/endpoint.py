@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from streamproc.errors import SettingsError
 from streamproc.health import Verdict, health, readiness
 from streamproc.registry import HostView, Registry
 
+_logger = logging.getLogger("streamproc")
 #: A client that sends or reads nothing for so long is cut off, so that its thread ends.
 _CLIENT_SECONDS = 10.0
 
@@ -98,6 +100,14 @@ def _server_class(address: str) -> type[ThreadingHTTPServer]:
     return Server
 
 
+def _answer(route: Callable[[], Response]) -> Response:
+    try:
+        return route()
+    except Exception:  # a scrape that fails must show on both ends
+        _logger.exception("the metrics or the health of this host could not be told")
+        return Response(500, "text/plain", b"an error of the host; its log has it\n")
+
+
 def _handler(routes: Routes) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = _CLIENT_SECONDS
@@ -109,7 +119,7 @@ def _handler(routes: Routes) -> type[BaseHTTPRequestHandler]:
             if route is None:
                 response = Response(404, "text/plain", f"here are {', '.join(sorted(routes))}\n".encode())
             else:
-                response = route()
+                response = _answer(route)
             self.send_response(response.status)
             self.send_header("Content-Type", response.content_type)
             self.send_header("Content-Length", str(len(response.body)))

@@ -10,6 +10,7 @@ A datagram is msgpack: ``[pid, dropped, last, [[name, event], ...]]``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -41,6 +42,8 @@ EVENTS_WAITING_MAX = 2_000
 #: Far below what a Unix datagram may have (208 KiB on Linux), and few of them: some kernels queue ten.
 DATAGRAM_BYTES = 48 * 1024
 _SOCKET_BUFFER_BYTES = 1024 * 1024
+#: How often the receiver looks whether its children live.
+_LOOK_SECONDS = 0.5
 #: Of the 104 bytes that a socket's path may have on macOS (108 on Linux), less our own part of it.
 _FOLDER_BYTES_MAX = 70
 
@@ -175,7 +178,7 @@ class RelayReceiver:
         self.path = str(self._folder / "relay")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
-        self._socket.settimeout(1.0)
+        self._socket.settimeout(_LOOK_SECONDS)
         try:
             self._socket.bind(self.path)
         except OSError as error:
@@ -195,6 +198,8 @@ class RelayReceiver:
     def close(self) -> None:
         """Stop listening, and remove the socket."""
         self._closed.set()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as waking:
+            waking.sendto(b"", self.path)
         self._thread.join()
         self._remove()
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
 from streamproc.errors import LeasesHeldElsewhere, StreamprocError, is_transient
-from streamproc.lease import LATEST, SHARD_END, TRIM_HORIZON, Lease, LeaseStore, alive, ancestors, others, startable
+from streamproc.lease import SHARD_END, Lease, LeaseStore, alive, others, startable
 from streamproc.namespace import Namespace
 from streamproc.processor import AnyProcessor
-from streamproc.runners.held import HeldLease, new_lease
+from streamproc.runners.held import HeldLease
 from streamproc.runners.limited import Lead, LimitedReader
-from streamproc.runners.prepare import prepare, with_snapshots
+from streamproc.runners.prepare import missing_leases, prepare, with_snapshots
 from streamproc.runners.reader import ShardReader
 from streamproc.runners.shard import ShardConsumer
 from streamproc.stream import Shard, list_shards, stream_created_at
@@ -119,31 +119,13 @@ class LocalRunner:
         """Create the leases that are missing, and return all."""
         leases = self._leases.list()
         known = {lease.shard_id for lease in leases}
-        missing = self._lead.missing(shards, known) if self._lead else self._missing(shards, known)
+        if self._lead:
+            missing = self._lead.missing(shards, known)
+        else:
+            missing = missing_leases(shards, known, self._settings.initial_position, self._clock.time())
         for lease in missing:
             self._leases.create(lease)
         return self._leases.list() if missing else leases
-
-    def _missing(self, shards: list[Shard], known: set[str]) -> list[Lease]:
-        """The leases of shards that this application sees for the first time.
-
-        The initial position is that of shards as this application first saw the stream: a child of a shard that it
-        reads begins at its first record. An ancestor of a shard with a lease gets none: it was read, and KCL removed
-        its lease, or it ended before this application began.
-        """
-        parents_of = {shard.shard_id: shard.parent_shard_ids for shard in shards}
-        initial = self._settings.initial_position
-        wanted = [shard for shard in shards if shard.shard_id not in known | ancestors(parents_of, known)]
-        if initial == LATEST and not known:
-            wanted = [shard for shard in wanted if not shard.closed]
-        known = {*known}
-        missing = []
-        for shard in wanted:
-            is_child = bool(shard.parent_shard_ids & known)
-            checkpoint = TRIM_HORIZON if is_child else initial
-            missing.append(new_lease(shard, checkpoint, self._clock.time()))
-            known.add(shard.shard_id)
-        return missing
 
     def _refuse_if_others_live(self, stop: threading.Event) -> None:
         """A worker that died without a word leaves its name in the rows; only a counter that stands still tells."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence, Set as AbstractSet
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from streamproc.clock import Clock
 from streamproc.errors import SettingsError, StreamRecreated
-from streamproc.lease import LeaseStore
+from streamproc.lease import LATEST, TRIM_HORIZON, Lease, LeaseStore, ancestors
 from streamproc.namespace import Namespace
 from streamproc.ports import Ports
+from streamproc.runners.held import new_lease
+from streamproc.stream import Shard
 from streamproc.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -55,3 +58,23 @@ def with_snapshots(
         return ports
     threading.Thread(target=cycle.run, args=[stop], name="streamproc-snapshots", daemon=True).start()
     return msgspec.structs.replace(ports, snapshots=cycle)
+
+
+def missing_leases(shards: Sequence[Shard], known: AbstractSet[str], initial: str, now: float) -> list[Lease]:
+    """The leases of shards that this application sees for the first time, parents before children.
+
+    The initial position is that of shards as this application first saw the stream: a child of a shard that it
+    reads begins at its first record. An ancestor of a shard with a lease gets none: it was read, and KCL removed
+    its lease, or it ended before this application began.
+    """
+    parents_of = {shard.shard_id: shard.parent_shard_ids for shard in shards}
+    wanted = [shard for shard in shards if shard.shard_id not in known | ancestors(parents_of, known)]
+    if initial == LATEST and not known:
+        wanted = [shard for shard in wanted if not shard.closed]
+    leased = {*known}
+    missing = []
+    for shard in wanted:
+        is_child = bool(shard.parent_shard_ids & leased)
+        missing.append(new_lease(shard, TRIM_HORIZON if is_child else initial, now))
+        leased.add(shard.shard_id)
+    return missing

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 
-from streamproc.errors import LeasesHeldElsewhere
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.local import LocalStack, read_journal
 from streamproc.local.kinesis_local import KinesisLocal
@@ -26,7 +25,6 @@ from streamproc.namespace import Namespace
 from streamproc.producer import Producer
 from streamproc.projections.redis import RedisProjection
 from streamproc.record import Position
-from streamproc.runners.local import LocalRunner
 from streamproc.state import fingerprint, roll
 from streamproc.states.dynamodb import DynamoDBStates
 from streamproc.stream import list_shards, stream_created_at
@@ -202,3 +200,63 @@ def test_a_worker_processes_a_stream_once_and_checkpoints_its_end_when_it_is_sto
         for shard, position in last_of_shard.items()
     }
     assert not worker.events("child_failed")
+
+
+def owners(fleet: Fleet) -> dict[str, str | None]:
+    """The owner of each shard that is not at its end."""
+    return {lease.shard_id: lease.owner for lease in fleet.leases().list() if not lease.ended}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.long
+def test_a_killed_worker_and_reshards_under_load_lose_nothing_and_apply_nothing_twice(
+    fleet_of: Callable[[int], Fleet],
+) -> None:
+    fleet = fleet_of(4)
+    done = threading.Event()
+
+    def load() -> None:
+        with Producer(fleet.name, client=fleet.client) as producer:
+            while not done.is_set():
+                fleet.put(producer, 20)
+                time.sleep(0.1)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    try:
+        workers = [fleet.start(), fleet.start()]
+        fleet.wait(lambda: all(worker.events("daemon_started") for worker in workers))
+        ids = [f"kcl:{os.uname().nodename}:{worker.process.pid}:" for worker in workers]
+
+        def shares() -> list[int]:
+            held = owners(fleet).values()
+            return [sum((owner or "").startswith(prefix) for owner in held) for prefix in ids]
+
+        fleet.wait(lambda: sum(shares()) == 4 and min(shares()) >= 1, seconds=120)
+        daemon = workers[0].events("daemon_started")[0]["pid"]
+        workers[0].process.kill()
+        workers[0].process.wait()
+        fleet.wait(lambda: not alive(daemon), seconds=5)
+        # Up to two minutes where the dead worker was the leader: its lock lasts so long.
+        fleet.wait(lambda: shares()[1] == 4, seconds=240)
+        workers.append(fleet.start())
+        for count in (8, 4):
+            fleet.client.update_shard_count(
+                StreamName=fleet.name, TargetShardCount=count, ScalingType="UNIFORM_SCALING"
+            )
+            open_shards = {shard.shard_id for shard in list_shards(fleet.client, fleet.name) if not shard.closed}
+            fleet.wait(lambda expected=open_shards: owners(fleet).keys() == expected, seconds=120)  # type: ignore[misc]
+    finally:
+        done.set()
+        loading.join()
+    fleet.wait(lambda: fleet.folded() >= len(fleet.sent) - 200)
+    for worker in workers[1:]:
+        worker.process.send_signal(signal.SIGTERM)
+    assert [worker.process.wait(PATIENCE_SECONDS) for worker in workers[1:]] == [0, 0], fleet.logs()
+    fleet.check()

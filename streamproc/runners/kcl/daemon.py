@@ -32,7 +32,7 @@ MAIN_CLASS = "software.amazon.kinesis.multilang.MultiLangDaemon"
 #: The class files of KCL 3.1.3 are of version 52.
 JAVA_VERSION_MIN = 8
 _INSTALL = "pip install 'streamproc[kcl]'"
-_INSTALL_JAVA = "install a Java runtime (`apt-get install openjdk-17-jre-headless`), or set JAVA_HOME"
+_INSTALL_JAVA = "install a Java runtime (`apt-get install default-jre-headless`), or set JAVA_HOME"
 
 # The children's lines come once: the daemon would log each at ERROR, and it echoes them anyway. What it says of every
 # batch is left out; what it says of its start, its end and its leases is kept.

@@ -55,8 +55,7 @@ class Lines:
 
     def __call__(self, event: TelemetryEvent) -> None:
         """Write an event of the runner's own."""
-        level = getattr(type(event), "level", "info")
-        self.write(level, event_name(type(event)), msgspec.structs.asdict(event))
+        self.write(event.level, event_name(type(event)), msgspec.structs.asdict(event))
 
     def write(self, level: str, event: str, fields: dict[str, Any]) -> None:
         """Write a line of the runner's own."""

@@ -19,7 +19,7 @@ import msgspec
 
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
-from streamproc.errors import LeasesHeldElsewhere, StreamprocError
+from streamproc.errors import LeasesHeldElsewhere, SettingsError, StreamprocError
 from streamproc.lease import Lease, LeaseStore, alive, others
 from streamproc.namespace import Namespace
 from streamproc.runners.kcl.child import ENVIRONMENT_VARIABLE, ChildSettings
@@ -39,8 +39,8 @@ from streamproc.runners.kcl.pulse import children_seen, forget_children
 from streamproc.runners.kcl.restarts import Death, GiveUp, after_deaths
 from streamproc.runners.kcl.watchdog import LeaderLock, Watchdog, read_leader
 from streamproc.runners.local import new_worker_id
-from streamproc.runners.prepare import prepare
-from streamproc.stream import stream_created_at
+from streamproc.runners.prepare import missing_leases, prepare
+from streamproc.stream import list_shards, stream_created_at
 from streamproc.telemetry import Checkpointed, ChildFailed, Retried, Telemetry, TelemetryEvent, event_name
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class KclRunner:
         created_at = stream_created_at(self._kinesis, stream)
         namespace = Namespace(self._application.name, stream, created_at)
         prepare(self._leases, self._application.ports(namespace), namespace)
+        self._begin_leases()
         self._refuse_if_others_live(stop)
         with tempfile.TemporaryDirectory(prefix="streamproc-kcl-") as name:
             folder = WorkFolder(Path(name))
@@ -167,6 +168,20 @@ class KclRunner:
         """End the daemon and its children at once, for a second signal."""
         if self._daemon is not None:
             self._daemon.kill()
+
+    def _begin_leases(self) -> None:
+        """Make the first leases. A daemon that finds none waits half a minute for another one to make them."""
+        leases = self._leases.list()
+        if strange := [lease.shard_id for lease in leases if not lease.shard_id.startswith("shardId-")]:
+            raise SettingsError(
+                f"the table {self._application.name!r} is the lease table of another application: {strange[0]!r} is no"
+                " shard of one stream. The application's name names its lease table; choose another name"
+            )
+        if leases:
+            return
+        shards = list_shards(self._kinesis, self._application.stream)
+        for lease in missing_leases(shards, set(), self._settings.initial_position, self._clock.time()):
+            self._leases.create(lease)
 
     def _refuse_if_others_live(self, stop: threading.Event) -> None:
         """Workers of the fleet share the leases. Another kind of owner that lives would be robbed of its own."""

@@ -156,3 +156,17 @@ def test_closing_writes_the_last_interval() -> None:
     writer.close()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert metric(lines, "streamproc_events_folded_total") == 10
+
+
+def test_a_stream_that_is_closed_is_a_warning_and_the_next_interval_is_tried(
+    written: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = io.StringIO()
+    broken.close()
+    working, written.writer._stream = written.writer._stream, broken
+    written.take(committed(SHARDS[0]))
+    written.writer.flush()
+    assert "could not be written" in caplog.text
+    written.writer._stream = working
+    written.take(committed(SHARDS[0]))
+    assert metric(written.lines(), "streamproc_events_folded_total") == 10

@@ -191,6 +191,11 @@ def test_the_model_version_in_force_is_the_last_one_that_a_shard_loaded(host: Ho
     assert host.values("streamproc_model_info") == {(ONE, "v2"): 1}
 
 
+def test_a_model_that_was_loaded_before_its_lease_was_reported_counts(host: Host) -> None:
+    host.take(facts.ModelLoaded(shard_id=ONE, model_version="v1"), acquired())
+    assert host.values("streamproc_model_info") == {(ONE, "v1"): 1}
+
+
 def test_children_are_counted_while_they_live_and_a_dead_ones_shard_is_not_held(host: Host) -> None:
     host.take(facts.ChildStarted(pid=1), facts.ChildStarted(pid=2), acquired(), acquired(TWO))
     assert host.value("streamproc_children") == 2
@@ -224,7 +229,7 @@ def test_a_host_is_healthy_while_its_shards_are_read_and_not_once_one_hangs(host
     assert not ok
     assert reason == f"nothing was heard of {ONE} for 61 s"
     host.take(read())
-    assert host.healthy() == (True, "2 shards move")
+    assert host.healthy() == (True, "all shards move: 2")
 
 
 def test_a_heartbeat_is_no_sign_of_progress_and_says_where_the_shard_hangs(host: Host) -> None:
@@ -251,7 +256,7 @@ def test_a_shard_is_judged_from_its_first_read_on(host: Host) -> None:
     host.take(acquired())
     host.clock.now += 600  # a model that loads slowly
     assert host.healthy()[0]
-    assert host.ready() == (False, f"starting: 1 of 1 shards not read yet, {ONE} first")
+    assert host.ready() == (False, f"starting: {ONE} not read yet")
 
 
 def test_a_host_is_ready_once_each_of_its_shards_was_read(host: Host) -> None:
@@ -259,7 +264,7 @@ def test_a_host_is_ready_once_each_of_its_shards_was_read(host: Host) -> None:
     host.take(acquired(), acquired(TWO), read())
     assert not host.ready()[0]
     host.take(committed(TWO))
-    assert host.ready() == (True, "2 shards are read")
+    assert host.ready() == (True, "all shards are read: 2")
 
 
 def test_a_host_without_a_lease_is_ready_once_its_runner_looked_for_one(host: Host) -> None:
