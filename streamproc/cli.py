@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -23,9 +24,11 @@ from streamproc.application import load_application
 from streamproc.aws import aws_client
 from streamproc.errors import MissingExtra, SettingsError, StreamprocError, translated
 from streamproc.leases.dynamodb import DynamoDBLeases
+from streamproc.metrics import Exporter, serve
 from streamproc.metrics.logs import LogWriter
 from streamproc.namespace import Namespace
 from streamproc.runners.kcl.checks import fleet_checks, install_checks
+from streamproc.runners.kcl.lines import Lines
 from streamproc.runners.kcl.runner import KclRunner
 from streamproc.runners.local import LocalRunner
 from streamproc.stream import stream_created_at
@@ -132,6 +135,13 @@ def commands(distribution_of: Mapping[str, str]) -> click.Group:
 @click.option(
     "--log-format", type=click.Choice(["auto", "json", "text"]), default="auto", show_default=True, help="Of stderr."
 )
+@click.option(
+    "--metrics",
+    type=click.Choice(["none", "prometheus", "emf"]),
+    help="A scraper, or CloudWatch by lines on stdout. With a port, prometheus is the default.",
+)
+@click.option("--metrics-port", type=int, help="Serve /metrics, /healthz and /readyz there; 0 takes a free port.")
+@click.option("--metrics-address", default="127.0.0.1", show_default=True, help="Where that port listens.")
 def run(
     path: str,
     runner: str,
@@ -142,6 +152,9 @@ def run(
     failover_seconds: float | None,
     initial_position: str | None,
     log_format: str,
+    metrics: Exporter | None,
+    metrics_port: int | None,
+    metrics_address: str,
 ) -> None:
     """Run an application until SIGTERM or Ctrl-C.
 
@@ -165,24 +178,29 @@ def run(
     )
     name = application.name
     application = resolved(application)
+    served = partial(serve, application=name, exporter=metrics, port=metrics_port, address=metrics_address)
     if runner == "kcl":
         if log_format == "text":
             raise SettingsError("--log-format text is for --runner local: a fleet's lines are JSON, one object each")
-        fleet = KclRunner(application, app=path, alias=name, leases=DynamoDBLeases(application.name))
+        lines = Lines()
+        fleet = KclRunner(application, app=path, alias=name, leases=DynamoDBLeases(application.name), lines=lines)
         stop, received = stop_on_signals(at_once=fleet.kill)
-        fleet.run(stop)
+        with served(Telemetry(lines), stop=stop) as measured:
+            fleet.run(stop, measured)
         if signal.SIGINT in received:
             raise click.exceptions.Exit(130)
         return
     log = LogWriter(json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()))
     stop, received = stop_on_signals()
+    telemetry = Telemetry(log)
     try:
-        LocalRunner(
-            application,
-            leases=DynamoDBLeases(application.name),
-            telemetry=Telemetry(log),
-            confirm=lambda: still_serves(name, application.name),
-        ).run(stop)
+        with served(telemetry, stop=stop):
+            LocalRunner(
+                application,
+                leases=DynamoDBLeases(application.name),
+                telemetry=telemetry,
+                confirm=lambda: still_serves(name, application.name),
+            ).run(stop)
     finally:
         log.close()
     if signal.SIGINT in received:

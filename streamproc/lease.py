@@ -67,8 +67,10 @@ class LeaseStore(Protocol):
         """Move the counter of a lease that we hold."""
         ...
 
-    def checkpoint(self, lease: Lease, checkpoint: str, sub_sequence_number: int) -> Lease | None:
-        """Move the checkpoint of a lease that we hold."""
+    def checkpoint(
+        self, lease: Lease, checkpoint: str, sub_sequence_number: int, latest_since: float | None = None
+    ) -> Lease | None:
+        """Move the checkpoint of a lease that we hold; ``latest_since`` becomes what is given, None where nothing is."""
         ...
 
     def release(self, lease: Lease) -> Lease | None:

@@ -114,6 +114,10 @@ class Processor(ABC, Generic[E, O]):
     def encode(self, output: O) -> bytes:
         """An output as the sink writes it: one line of JSON, without the newline."""
 
+    def model_version(self) -> str | None:
+        """The version of the model that the outputs come from, where there is one; telemetry tells it."""
+        return None
+
 
 class KeyedProcessor(ABC, Generic[E, S, O]):
     """An application with a state a key.
@@ -173,6 +177,10 @@ class KeyedProcessor(ABC, Generic[E, S, O]):
     @abstractmethod
     def decode_state(self, data: bytes) -> S:
         """Read what ``encode_state`` wrote, for this ``fold_version``."""
+
+    def model_version(self) -> str | None:
+        """The version of the model that the outputs come from, where there is one; telemetry tells it."""
+        return None
 
     def shared(self) -> SharedFold[E, Any] | None:
         """The fold of values across keys, where the application has one."""

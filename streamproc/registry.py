@@ -19,7 +19,7 @@ import msgspec
 
 from streamproc import telemetry as facts
 from streamproc.clock import Clock, SystemClock
-from streamproc.telemetry import TelemetryEvent
+from streamproc.telemetry import TelemetryEvent, event_name
 
 #: A shard that left this host stays in the metrics for so long: more than any scraper's interval.
 RELEASED_KEPT_SECONDS = 900.0
@@ -99,7 +99,10 @@ METRICS = {
         Metric("streamproc_children", _GAUGE, "Processes of shards that are alive"),
         Metric("streamproc_child_starts_total", _COUNTER, "Processes of shards that were started"),
         Metric("streamproc_child_failures_total", _COUNTER, "Processes of shards that failed", ("exit_code",)),
-        Metric("streamproc_daemon_restarts_total", _COUNTER, "KCL's daemon was started again"),
+        Metric("streamproc_daemon_restarts_total", _COUNTER, "KCL's daemon ended and was started again"),
+        Metric("streamproc_children_killed_total", _COUNTER, "Processes that hung in the application's code"),
+        Metric("streamproc_shards_stuck_total", _COUNTER, "Shards that stood still for long", _SHARD),
+        Metric("streamproc_leader_locks_stale_total", _COUNTER, "Locks of a leader that is gone"),
         Metric("streamproc_telemetry_dropped_total", _COUNTER, "Events of children lost on their way here"),
         Metric("streamproc_snapshot_number", _GAUGE, "The last snapshot that this host added"),
         Metric("streamproc_snapshot_bytes", _GAUGE, "Its size"),
@@ -206,12 +209,12 @@ class Registry:
 
     def __call__(self, event: TelemetryEvent) -> None:
         """Take an event."""
-        handle = _HANDLERS.get(type(event))
+        handle = _HANDLERS.get(type(event)) or _HANDLERS_BY_NAME.get(event_name(type(event)))
         with self._lock:
             if handle is not None:
                 handle(self, event)
             shard = self._shards.get(getattr(event, "shard_id", None) or "")
-            if shard is not None and not isinstance(event, facts.Heartbeat):
+            if shard is not None and type(event) in _HANDLERS and not isinstance(event, facts.Heartbeat):
                 shard.heard_at = self._clock.monotonic()
 
     def collect(self) -> list[Family]:
@@ -451,6 +454,12 @@ _HANDLERS: dict[type[TelemetryEvent], Callable[[Registry, Any], None]] = {
     facts.AggregateDropped: _counting("streamproc_aggregates_dropped_total"),
     facts.RetentionGapFound: _counting("streamproc_retention_gaps_total"),
     facts.ReplayedSkipped: _counting("streamproc_replays_skipped_total"),
-    facts.DaemonRestarted: _counting("streamproc_daemon_restarts_total", labels=()),
     facts.TelemetryDropped: _counting("streamproc_telemetry_dropped_total", by="events", labels=()),
+}
+#: Events of the KCL runner, by name: what sums knows nothing that runs.
+_HANDLERS_BY_NAME = {
+    "streamproc.daemon_died": _counting("streamproc_daemon_restarts_total", labels=()),
+    "streamproc.child_killed": _counting("streamproc_children_killed_total", labels=()),
+    "streamproc.shard_stuck": _counting("streamproc_shards_stuck_total"),
+    "streamproc.leader_lock_stale": _counting("streamproc_leader_locks_stale_total", labels=()),
 }

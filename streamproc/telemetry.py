@@ -199,15 +199,6 @@ class ChildEnded(TelemetryEvent, frozen=True, kw_only=True):
     shard_id: str | None
 
 
-class DaemonRestarted(TelemetryEvent, frozen=True, kw_only=True):
-    """The runner started KCL's daemon again, which had ended. Everything beyond the checkpoints is replayed."""
-
-    level: ClassVar[str] = "warning"
-    reason: str
-    #: How often it was started again, this time included.
-    restarts: int
-
-
 class TelemetryDropped(TelemetryEvent, frozen=True, kw_only=True):
     """Events of a shard's process did not reach the host's metrics: it was gone, or too slow. Batches go on."""
 

@@ -52,7 +52,15 @@ from streamproc.settings import WorkerSettings
 from streamproc.shardmap import HashRange
 from streamproc.sink import Delivery
 from streamproc.state import StateStore, StoredState
-from streamproc.telemetry import BatchCommitted, DeadLettered, ReplayedSkipped, StateSuperseded, Telemetry
+from streamproc.telemetry import (
+    BatchCommitted,
+    BatchRead,
+    DeadLettered,
+    ModelLoaded,
+    ReplayedSkipped,
+    StateSuperseded,
+    Telemetry,
+)
 
 __all__ = ["Ports", "ShardWorker", "WorkerAborted"]
 
@@ -129,6 +137,9 @@ class ShardWorker:
         )
         if after_death:
             self._retries.call("reading what a dead worker left", self._quarantine.start)
+        version = self._processor.model_version()
+        if version is not None:
+            self._telemetry.emit(ModelLoaded(shard_id=self.shard_id, model_version=version))
 
     def close(self) -> None:
         """The worker ends, in order or not."""
@@ -139,6 +150,8 @@ class ShardWorker:
 
         Raises WorkerAborted, or an error that does not pass. Afterwards the worker must not be used again.
         """
+        behind = batch.millis_behind_latest
+        self._telemetry.emit(BatchRead(shard_id=self.shard_id, records=len(batch.records), millis_behind_latest=behind))
         self._take_snapshot()
         records = self._quarantined(self._unwrapped(self._new(batch.records)))
         if records:
@@ -172,6 +185,7 @@ class ShardWorker:
                 batch_seconds=perf_counter() - started,
                 step_seconds=steps.seconds,
                 millis_behind_latest=millis_behind_latest,
+                position=str(records[-1].position),
             )
         )
 

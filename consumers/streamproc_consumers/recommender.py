@@ -69,6 +69,10 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
         """See :func:`streamproc_models.features.fold`."""
         return fold(state, event)
 
+    def model_version(self) -> str:
+        """The bundle's."""
+        return self._bundle.model_version
+
     def shared(self) -> Trending:
         """What is trending over all shoppers; see :mod:`streamproc_models.features.trending`."""
         return Trending()

@@ -77,16 +77,23 @@ class DynamoDBLeases:
         """See :class:`streamproc.lease.LeaseStore`."""
         return self._update(lease, "SET leaseCounter = :counter_next", {})
 
-    def checkpoint(self, lease: Lease, checkpoint: str, sub_sequence_number: int) -> Lease | None:
+    def checkpoint(
+        self, lease: Lease, checkpoint: str, sub_sequence_number: int, latest_since: float | None = None
+    ) -> Lease | None:
         """See :class:`streamproc.lease.LeaseStore`."""
-        return self._update(
-            lease,
+        changes = (
             "SET leaseCounter = :counter_next, checkpoint = :checkpoint, checkpointSubSequenceNumber = :sub,"
             " ownerSwitchesSinceCheckpoint = :zero"
-            # What KCL prepared before is passed by this checkpoint, and KCL clears it too.
-            " REMOVE pendingCheckpoint, pendingCheckpointSubSequenceNumber, pendingCheckpointState",
-            {":checkpoint": {"S": checkpoint}, ":sub": {"N": str(sub_sequence_number)}, ":zero": {"N": "0"}},
         )
+        # What KCL prepared before is passed by this checkpoint, and KCL clears it too.
+        removed = "pendingCheckpoint, pendingCheckpointSubSequenceNumber, pendingCheckpointState"
+        values = {":checkpoint": {"S": checkpoint}, ":sub": {"N": str(sub_sequence_number)}, ":zero": {"N": "0"}}
+        if latest_since is None:
+            removed += ", latestSince"
+        else:
+            changes += ", latestSince = :since"
+            values[":since"] = {"N": repr(latest_since)}
+        return self._update(lease, f"{changes} REMOVE {removed}", values)
 
     def release(self, lease: Lease) -> Lease | None:
         """See :class:`streamproc.lease.LeaseStore`."""

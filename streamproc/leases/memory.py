@@ -52,10 +52,16 @@ class MemoryLeases:
         """See :class:`streamproc.lease.LeaseStore`."""
         return self._write(lease)
 
-    def checkpoint(self, lease: Lease, checkpoint: str, sub_sequence_number: int) -> Lease | None:
+    def checkpoint(
+        self, lease: Lease, checkpoint: str, sub_sequence_number: int, latest_since: float | None = None
+    ) -> Lease | None:
         """See :class:`streamproc.lease.LeaseStore`."""
         return self._write(
-            lease, checkpoint=checkpoint, checkpoint_sub_sequence_number=sub_sequence_number, owner_switches=0
+            lease,
+            checkpoint=checkpoint,
+            checkpoint_sub_sequence_number=sub_sequence_number,
+            latest_since=latest_since,
+            owner_switches=0,
         )
 
     def release(self, lease: Lease) -> Lease | None:

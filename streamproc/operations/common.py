@@ -7,7 +7,8 @@ import itertools
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -23,7 +24,9 @@ from streamproc.alias import resolved
 from streamproc.application import Application, load_application
 from streamproc.aws import aws_client
 from streamproc.cli import EXIT_CODES
-from streamproc.errors import SettingsError, code_of
+from streamproc.clock import Clock, SystemClock, backoff
+from streamproc.errors import LeasesHeldElsewhere, SettingsError, code_of, is_transient
+from streamproc.lease import LATEST, Lease, LeaseStore, alive, others
 from streamproc.namespace import Namespace
 from streamproc.readable import plain
 from streamproc.record import Position
@@ -120,6 +123,38 @@ def confirm(question: str, *, yes: bool, unattended: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
+def refuse_while_alive(
+    leases: LeaseStore,
+    before: Sequence[Lease],
+    failover_seconds: float,
+    refusal: Callable[[str], str],
+    clock: Clock | None = None,
+) -> None:
+    """Look twice at the leases, the failover time apart, where ``before`` names an owner.
+
+    A worker that died without a word leaves its name in the rows; only a counter that stands still tells. Raises
+    LeasesHeldElsewhere with the ``refusal`` that is made of the owners' names.
+    """
+    if not others(before, ""):
+        return
+    click.echo(f"Looking for {failover_seconds:.0f} s whether workers are alive ...", err=True)
+    (clock or SystemClock()).wait(failover_seconds, threading.Event())
+    if living := alive(before, leases.list(), ""):
+        raise LeasesHeldElsewhere(refusal(", ".join(sorted({plain(lease.owner or "") for lease in living}))))
+
+
+def patiently(call: Callable[[], T], clock: Clock, tries: int = 8) -> T:
+    """Call, and again for some seconds while the error is one that passes. Raises the last one."""
+    for attempt, wait in enumerate(backoff(0.2), 1):
+        try:
+            return call()
+        except Exception as error:
+            if attempt == tries or not is_transient(error):
+                raise
+        clock.wait(wait)
+    raise AssertionError("unreachable: backoff never ends")
+
+
 def position_of(text: str) -> Position:
     """The position that ``deadletter list`` writes. Raises SettingsError for anything else."""
     if (found := _POSITION.fullmatch(text)) is None:
@@ -138,3 +173,24 @@ def exit_codes(one: str) -> str:
 def time_text(seconds: float) -> str:
     """Seconds since the epoch as RFC 3339, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def duration_text(seconds: float) -> str:
+    """A span of time in its two largest units: ``3 h 4 min``."""
+    rest = max(0, round(seconds))
+    found = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            found.append(f"{count} {unit}")
+        elif found:
+            break
+    return " ".join(found[:2]) or "0 s"
+
+
+def checkpoint_text(lease: Lease) -> str:
+    """A sequence number, with the sub-sequence number inside an aggregate, or where the reading begins."""
+    if lease.checkpoint == LATEST and lease.latest_since is not None:
+        return f"{LATEST} since {time_text(lease.latest_since)}"
+    sub = f":{lease.checkpoint_sub_sequence_number}" if lease.checkpoint.isdigit() else ""
+    return f"{lease.checkpoint}{sub}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import click
@@ -10,12 +9,18 @@ import click
 from streamproc.application import Application
 from streamproc.aws import aws_client
 from streamproc.cli import EXIT_CODES
-from streamproc.clock import SystemClock
 from streamproc.errors import LeasesHeldElsewhere, StreamprocError, translated
-from streamproc.lease import Lease, LeaseStore, alive, others
+from streamproc.lease import Lease
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.namespace import Namespace
-from streamproc.operations.common import confirm, namespace_of, of_application, print_table, table_of
+from streamproc.operations.common import (
+    confirm,
+    namespace_of,
+    of_application,
+    print_table,
+    refuse_while_alive,
+    table_of,
+)
 from streamproc.readable import plain
 
 
@@ -58,7 +63,15 @@ def forget(application: Application, key: str, yes: bool, force: bool, failover_
     leases = DynamoDBLeases(application.name)
     before = leases.list()
     if not force:
-        _refuse_while_alive(application, leases, before, failover_seconds or application.local.failover_seconds)
+        refuse_while_alive(
+            leases,
+            before,
+            failover_seconds or application.local.failover_seconds,
+            lambda owners: (
+                f"nothing was erased: {owners} runs the application {application.name!r}, and would write the key again"
+                " with its next checkpoint. Stop the workers first; --force erases all the same"
+            ),
+        )
     # The state first: were it left, readers would fall back to it.
     found = states.forget(key)
     projected = projection is not None and projection.forget(key)
@@ -80,22 +93,6 @@ def forget(application: Application, key: str, yes: bool, force: bool, failover_
         " again, those behind it begin a new state.",
         err=True,
     )
-
-
-def _refuse_while_alive(
-    application: Application, leases: LeaseStore, before: Sequence[Lease], failover_seconds: float
-) -> None:
-    """A worker that died without a word leaves its name in the rows; only a counter that stands still tells."""
-    if not others(before, ""):
-        return
-    click.echo(f"Looking for {failover_seconds:.0f} s whether workers are alive ...", err=True)
-    SystemClock().wait(failover_seconds, threading.Event())
-    if living := alive(before, leases.list(), ""):
-        owners = ", ".join(sorted({plain(lease.owner or "") for lease in living}))
-        raise LeasesHeldElsewhere(
-            f"nothing was erased: {owners} runs the application {application.name!r}, and would write the key again"
-            " with its next checkpoint. Stop the workers first; --force erases all the same"
-        )
 
 
 def _rows(leases: Sequence[Lease]) -> set[tuple[str, str | None, int]]:

@@ -26,7 +26,7 @@ from streamproc.runners.prepare import missing_leases, prepare, with_snapshots
 from streamproc.runners.reader import ShardReader
 from streamproc.runners.shard import ShardConsumer
 from streamproc.stream import Shard, list_shards, stream_created_at
-from streamproc.telemetry import LeaseAcquired, RetentionGapFound, Retried, Telemetry
+from streamproc.telemetry import LeaseAcquired, RetentionGapFound, Retried, RunnerStarted, Telemetry
 from streamproc.worker import Ports, ShardWorker
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class LocalRunner:
         self._running: dict[str, ShardConsumer] = {}
         #: Rows of other workers that were seen standing still: (shard, owner, counter).
         self._dead: set[tuple[str, str | None, int]] = set()
+        self._started = False
         self._leave = threading.Event()
         self._shard_ended = threading.Event()
 
@@ -154,6 +155,9 @@ class LocalRunner:
             if self._shard_ended.is_set() or self._clock.monotonic() >= sync_at:
                 self._shard_ended.clear()
                 if self._passing("looking for shards", lambda: self._start_shards(ports)):
+                    if not self._started:
+                        self._started = True
+                        self._telemetry.emit(RunnerStarted(runner="local"))
                     sync_at = self._clock.monotonic() + self._settings.shard_sync_seconds
                 else:
                     self._shard_ended.set()

@@ -65,7 +65,8 @@ class S3Snapshots:
             return decode_snapshot(data)
         except msgspec.DecodeError as error:
             raise SettingsError(
-                f"s3://{self._bucket}/{self._prefix}{name} is no snapshot: {error}. Something else wrote there: delete it"
+                f"s3://{self._bucket}/{self._prefix}{name} is no snapshot: {error}. Something else wrote there:"
+                " delete it"
             ) from error
 
     def add(self, snapshot: Snapshot) -> bool:

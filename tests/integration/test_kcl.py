@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from streamproc.errors import LeasesHeldElsewhere
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.local import LocalStack, read_journal
 from streamproc.local.kinesis_local import KinesisLocal
@@ -30,6 +31,7 @@ from streamproc.states.dynamodb import DynamoDBStates
 from streamproc.stream import list_shards, stream_created_at
 
 PATIENCE_SECONDS = 60.0
+COMMAND = [sys.executable, "-m", "streamproc", "run", "-A", "kcl_app:app"]
 #: One that is not ASCII: the protocol must not take the locale's encoding.
 KEYS = [*(f"user-{n}" for n in range(30)), "käuferin-ß-☃"]
 
@@ -64,6 +66,18 @@ class Fleet:
         self.workers.append(worker)
         return worker
 
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """``streamproc run`` to its end."""
+        return subprocess.run(
+            [*COMMAND, *options],
+            cwd=Path(__file__).parent,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+
     def wait(self, reached: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while not reached():
@@ -71,7 +85,15 @@ class Fleet:
             time.sleep(0.1)
 
     def logs(self) -> str:
-        return "\n".join(f"{worker.log}:\n{worker.log.read_text()[-6000:]}" for worker in self.workers)
+        logs = [f"{worker.log}:\n{worker.log.read_text()[-6000:]}" for worker in self.workers]
+        return "\n".join([*logs, *(str(lease) for lease in self.leases().list())])
+
+    def open_shards(self) -> set[str]:
+        return {shard.shard_id for shard in list_shards(self.client, self.name) if not shard.closed}
+
+    def reshard(self, count: int) -> None:
+        self.client.update_shard_count(StreamName=self.name, TargetShardCount=count, ScalingType="UNIFORM_SCALING")
+        self.wait(lambda: self._summary()["StreamStatus"] == "ACTIVE" and len(self.open_shards()) == count)
 
     def put(self, producer: Producer, count: int, **more: Any) -> None:
         for _ in range(count):
@@ -139,7 +161,7 @@ class Worker:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "streamproc", "run", "-A", "kcl_app:app", "--runner", "kcl"],
+                [*COMMAND, "--runner", "kcl"],
                 cwd=Path(__file__).parent,
                 env=environment,
                 stdout=output,
@@ -187,6 +209,9 @@ def test_a_worker_processes_a_stream_once_and_checkpoints_its_end_when_it_is_sto
         fleet.put(producer, 1000)
         producer.flush()
     fleet.wait(lambda: fleet.folded() >= 1900)
+    beside = fleet.run("--runner", "local", "--failover-seconds", "2")
+    assert beside.returncode == LeasesHeldElsewhere.exit_code, beside.stderr
+    assert f"held by kcl:{os.uname().nodename}:{worker.process.pid}:" in beside.stderr
     assert worker.stop() == 0, fleet.logs()
     fleet.check()
     last_of_shard = {state.position.shard_number: Position(0, 0) for state in fleet.states().scan()}
@@ -200,6 +225,34 @@ def test_a_worker_processes_a_stream_once_and_checkpoints_its_end_when_it_is_sto
         for shard, position in last_of_shard.items()
     }
     assert not worker.events("child_failed")
+
+
+def test_without_java_the_fleet_says_what_to_install(streamproc: Callable[..., Any]) -> None:
+    app = "streamproc_consumers.archive:app"
+    done = streamproc("run", "-A", app, "--runner", "kcl", STREAMPROC_BUCKET="bucket", PATH="/nowhere", JAVA_HOME=None)
+    assert done.returncode == 9
+    assert done.stderr.startswith("streamproc: --runner kcl needs Java 8 or newer, and there is none: install")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_doctor_looks_at_what_the_fleet_needs_and_moto_s_kinesis_is_not_it(
+    streamproc: Callable[..., Any], stack: LocalStack
+) -> None:
+    name = f"kcl-{uuid.uuid4().hex[:8]}"
+    stack.create_stream(name, 1)
+    done = streamproc(
+        "doctor",
+        "-A",
+        "streamproc_consumers.archive:app",
+        "--runner",
+        "kcl",
+        STREAMPROC_BUCKET=name,
+        STREAMPROC_STREAM=name,
+        COLUMNS="400",
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    for words in ("(Java ", "amazon-kclpy 3.1.3", "does not speak HTTP/2", "archive-CoordinatorState (is made by the"):
+        assert words in done.stdout
 
 
 def owners(fleet: Fleet) -> dict[str, str | None]:
@@ -231,14 +284,14 @@ def test_a_killed_worker_and_reshards_under_load_lose_nothing_and_apply_nothing_
     loading.start()
     try:
         workers = [fleet.start(), fleet.start()]
-        fleet.wait(lambda: all(worker.events("daemon_started") for worker in workers))
+        fleet.wait(lambda: all(worker.events("checkpointed") for worker in workers), seconds=120)
         ids = [f"kcl:{os.uname().nodename}:{worker.process.pid}:" for worker in workers]
 
         def shares() -> list[int]:
             held = owners(fleet).values()
             return [sum((owner or "").startswith(prefix) for owner in held) for prefix in ids]
 
-        fleet.wait(lambda: sum(shares()) == 4 and min(shares()) >= 1, seconds=120)
+        fleet.wait(lambda: sum(shares()) == 4 and min(shares()) >= 1)
         daemon = workers[0].events("daemon_started")[0]["pid"]
         workers[0].process.kill()
         workers[0].process.wait()
@@ -247,11 +300,9 @@ def test_a_killed_worker_and_reshards_under_load_lose_nothing_and_apply_nothing_
         fleet.wait(lambda: shares()[1] == 4, seconds=240)
         workers.append(fleet.start())
         for count in (8, 4):
-            fleet.client.update_shard_count(
-                StreamName=fleet.name, TargetShardCount=count, ScalingType="UNIFORM_SCALING"
-            )
-            open_shards = {shard.shard_id for shard in list_shards(fleet.client, fleet.name) if not shard.closed}
-            fleet.wait(lambda expected=open_shards: owners(fleet).keys() == expected, seconds=120)  # type: ignore[misc]
+            fleet.reshard(count)
+            fleet.wait(lambda: owners(fleet).keys() == fleet.open_shards(), seconds=180)
+            fleet.wait(lambda: None not in owners(fleet).values(), seconds=60)
     finally:
         done.set()
         loading.join()
@@ -260,3 +311,29 @@ def test_a_killed_worker_and_reshards_under_load_lose_nothing_and_apply_nothing_
         worker.process.send_signal(signal.SIGTERM)
     assert [worker.process.wait(PATIENCE_SECONDS) for worker in workers[1:]] == [0, 0], fleet.logs()
     fleet.check()
+
+
+@pytest.mark.long
+def test_a_record_that_hangs_the_application_is_put_aside_and_its_shard_goes_on(
+    fleet_of: Callable[[int], Fleet],
+) -> None:
+    fleet = fleet_of(2)
+    (fleet.folder / "trap").touch()
+    with Producer(fleet.name, client=fleet.client) as producer:
+        fleet.put(producer, 100)
+        fleet.put(producer, 1, trap="hang")
+        fleet.put(producer, 100)
+        producer.flush()
+    worker = fleet.start(KCL_APP_USER_CODE_SECONDS_MAX="2")
+    fleet.wait(lambda: bool(worker.events("dead_lettered")), seconds=240)
+    trapped = fleet.sent.pop(100)
+    fleet.wait(lambda: fleet.folded() == len(fleet.sent))
+    assert worker.stop() == 0, fleet.logs()
+    fleet.check()
+    (letter,) = worker.events("dead_lettered")
+    assert "died in the application's code on this record, tried alone" in letter["reason"]
+    killed = worker.events("child_killed")
+    assert len(killed) == 2, "a child is always careful: the first death names the batch, the second the record"
+    assert {line["level"] for line in killed} == {"error"}
+    assert trapped["trap"] == "hang"
+    assert worker.log.read_text().count("hanging\n") == 2, "what the application prints comes out once"

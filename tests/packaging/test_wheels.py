@@ -39,11 +39,11 @@ SDK_DISTRIBUTIONS = {
 #: The modules that need an extra, by what they miss without it. All others import.
 NEED_AN_EXTRA = {
     "streamproc.cli": "click",
+    "streamproc.metrics.prometheus": "prometheus_client",
     "streamproc.projections.redis": "redis",
     "streamproc.local.dynamodb_table": "moto",
     "streamproc.local.kinesis_shard": "moto",
     "streamproc.local.moto_server": "moto",
-    "streamproc.metrics.prometheus": "prometheus_client",
     "streamproc.testing.fixtures": "pytest",
     "streamproc_producers.commands": "click",
 } | {f"streamproc.operations.{path.stem}": "click" for path in (ROOT / "streamproc/operations").glob("[!_]*.py")}

@@ -29,6 +29,7 @@ from streamproc.clock import Clock, SystemClock, backoff
 from streamproc.collector import settle_collector
 from streamproc.errors import SettingsError, StreamNotFound, StreamprocError
 from streamproc.metrics.logs import LogWriter
+from streamproc.metrics.relay import RelaySender
 from streamproc.namespace import Namespace
 from streamproc.record import Record
 from streamproc.runners.kcl.protocol import (
@@ -254,7 +255,8 @@ def main() -> int:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     log = LogWriter()
-    clock, telemetry = SystemClock(), Telemetry(log)
+    relay = RelaySender.from_environment()
+    clock, telemetry = SystemClock(), Telemetry(log, *([relay] if relay is not None else []))
     child: Child | None = None
     try:
         settings = _settings()
@@ -268,6 +270,8 @@ def main() -> int:
         telemetry.emit(ChildFailed(shard_id=child.shard_id if child else "", reason=reason, exit_code=exit_code))
         return exit_code
     finally:
+        if relay is not None:
+            relay.close()
         log.close()
     return 0
 

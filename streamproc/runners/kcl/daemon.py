@@ -194,8 +194,9 @@ class Daemon:
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101  # a pipe
-        for line in self._process.stdout:
-            self._on_line(line)
+        with self._process.stdout as lines:
+            for line in lines:
+                self._on_line(line)
 
     def exit_code(self) -> int | None:
         """How it ended, negative for a signal; None while it runs."""
@@ -227,15 +228,14 @@ class Daemon:
     def children_gone(self, seconds: float) -> bool:
         """Wait for the children of a daemon that is dead; each has read the end of its input. False: killed instead."""
         deadline = time.monotonic() + seconds
+        in_time = True
         while self._group_lives():
             if time.monotonic() >= deadline:
+                in_time = False
                 self.kill()
-                while self._group_lives():
-                    time.sleep(0.02)
-                return False
-            time.sleep(0.05)
-        self._reader.join(seconds)
-        return True
+            time.sleep(0.02)
+        self._reader.join()
+        return in_time
 
     def _group_lives(self) -> bool:
         with contextlib.suppress(ChildProcessError):

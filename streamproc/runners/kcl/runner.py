@@ -8,6 +8,7 @@ runner for one, keeps a worker from starting.
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
 from streamproc.errors import LeasesHeldElsewhere, SettingsError, StreamprocError
 from streamproc.lease import Lease, LeaseStore, alive, others
+from streamproc.metrics.relay import RelayReceiver
 from streamproc.namespace import Namespace
 from streamproc.runners.kcl.child import ENVIRONMENT_VARIABLE, ChildSettings
 from streamproc.runners.kcl.daemon import (
@@ -37,7 +39,7 @@ from streamproc.runners.kcl.lines import DaemonLine, Lines, daemon_line, encoded
 from streamproc.runners.kcl.properties import Worker, endpoint_of, properties_of
 from streamproc.runners.kcl.pulse import children_seen, forget_children
 from streamproc.runners.kcl.restarts import Death, GiveUp, after_deaths
-from streamproc.runners.kcl.watchdog import LeaderLock, Watchdog, read_leader
+from streamproc.runners.kcl.watchdog import ChildKilled, LeaderLock, Watchdog, read_leader
 from streamproc.runners.local import new_worker_id
 from streamproc.runners.prepare import missing_leases, prepare
 from streamproc.stream import list_shards, stream_created_at
@@ -117,19 +119,23 @@ class KclRunner:
         self._kinesis = kinesis or aws_client("kinesis")
         self._leases = leases
         self._lines = lines or Lines()
-        self._telemetry = Telemetry(self._lines)
+        self._telemetry = Telemetry(self._lines, self._notice)
         self._clock = clock or SystemClock()
         self._worker_id = worker_id or WORKER_PREFIX + new_worker_id()
         self._leader = leader
         self._daemon: Daemon | None = None
         self._heard = _Heard()
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: threading.Event, measured: Telemetry | None = None) -> None:
         """Serve shards until ``stop`` is set, then checkpoint and release the leases.
+
+        ``measured`` takes the events of the children too, for the host's metrics.
 
         Raises StreamNotFound, StreamRecreated, LeasesHeldElsewhere, a SettingsError, or FleetWorkerFailed: the daemon
         died too often, or a shard was not checkpointed when the time for a stop was over.
         """
+        if measured is not None:
+            self._telemetry.subscribe(measured.emit)
         endpoint = endpoint_of("kinesis")
         refuse_without_http2(endpoint)
         stream = self._application.stream
@@ -138,7 +144,7 @@ class KclRunner:
         prepare(self._leases, self._application.ports(namespace), namespace)
         self._begin_leases()
         self._refuse_if_others_live(stop)
-        with tempfile.TemporaryDirectory(prefix="streamproc-kcl-") as name:
+        with tempfile.TemporaryDirectory(prefix="streamproc-kcl-") as name, contextlib.ExitStack() as stack:
             folder = WorkFolder(Path(name))
             worker = Worker(
                 application=self._application.name,
@@ -162,6 +168,10 @@ class KclRunner:
                     pulse_folder=str(folder.pulses),
                 )
             ).decode()
+            if measured is not None:
+                relay = RelayReceiver(measured.emit)
+                stack.callback(relay.close)
+                environment.update(relay.environment())
             self._serve(command, environment, folder, stop)
 
     def kill(self) -> None:
@@ -240,9 +250,16 @@ class KclRunner:
             telemetry=self._telemetry,
         )
         watchdog.start()
+        siblings: set[int] | None = None
         try:
             while daemon.exit_code() is None and not self._clock.wait(0.1, stop):
-                pass
+                if self._heard.is_ending:
+                    alive = {child.pid for child in children_seen(folder.pulses) if daemon.is_child(child.pid)}
+                    siblings = alive if siblings is None else siblings & alive
+                    if not siblings:
+                        # All that can be checkpointed is. KCL would wait for the dead child until the grace is over.
+                        daemon.kill()
+                        return
         finally:
             watchdog.stop()
 
@@ -283,6 +300,13 @@ class KclRunner:
         if not daemon.children_gone(ORPHAN_SECONDS):
             self._telemetry.emit(OrphansKilled(shard_ids=[child.shard_id for child in children_seen(folder.pulses)]))
 
+    def _notice(self, event: TelemetryEvent) -> None:
+        if isinstance(event, ChildKilled):
+            self._heard.killed = (
+                f"the process of {event.shard_id} was in the application's code for {event.seconds} s and was killed"
+                " (user_code_seconds_max)"
+            )
+
     def _hear(self, line: bytes) -> None:
         own = daemon_line(line)
         self._heard.line(line, own)
@@ -302,6 +326,10 @@ class _Heard:
 
     def __init__(self) -> None:
         self.child_failure: _ChildLine | None = None
+        #: Whether the daemon began to end by itself: it asks the other children for their last checkpoint.
+        self.is_ending = False
+        #: Why a child was killed.
+        self.killed: str | None = None
         self._checkpointed = False
         self._last_error: str | None = None
         self._plain: collections.deque[str] = collections.deque(maxlen=5)
@@ -310,7 +338,9 @@ class _Heard:
     def line(self, line: bytes, own: DaemonLine | None) -> None:
         """Take a line; ``own`` is what it says as the daemon's own."""
         if own is not None:
-            if own.level == "error":
+            if own.message == _ENDING:
+                self.is_ending = True
+            elif own.level == "error" and not self.is_ending:  # what comes after it only follows from it
                 self._last_error = ": ".join(filter(None, [own.message, own.error]))
             return
         try:
@@ -330,9 +360,11 @@ class _Heard:
         if failure is not None:
             reason = failure.reason
         else:
-            how = f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
+            how = f"with signal {-exit_code}" if exit_code < 0 else f"with exit code {exit_code}"
+            if self.is_ending:
+                how = "by itself, as it does when a child dies"
             said = self._last_error or " / ".join(filter(None, self._plain)) or "it gave no reason"
-            reason = f"KCL's daemon ended with {how}: {said}"
+            reason = self.killed or f"KCL's daemon ended {how}: {said}"
         return Death(
             reason=reason,
             child_exit_code=failure.exit_code if failure else None,
@@ -341,6 +373,8 @@ class _Heard:
         )
 
 
+#: What the daemon says in its shutdown hook.
+_ENDING = "Process terminated, will initiate shutdown."
 _CHECKPOINTED = event_name(Checkpointed)
 _CHILD_FAILED = event_name(ChildFailed)
 

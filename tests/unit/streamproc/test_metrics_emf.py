@@ -147,6 +147,7 @@ def test_a_series_that_begins_again_is_not_negative() -> None:
     assert [value for *_, value in increases.since_last([(counter, {("a",): 5.0})])] == [5]
     assert [*increases.since_last([(counter, {})])] == []
     assert [value for *_, value in increases.since_last([(counter, {("a",): 2.0})])] == [2]
+    assert [value for *_, value in increases.since_last([(counter, {("a",): 1.0})])] == [1]
 
 
 def test_closing_writes_the_last_interval() -> None:

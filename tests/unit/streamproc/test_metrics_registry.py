@@ -12,6 +12,8 @@ import pytest
 from streamproc import telemetry as facts
 from streamproc.health import health, readiness
 from streamproc.registry import METRICS, RELEASED_KEPT_SECONDS, Distribution, Kind, Registry
+from streamproc.runners.kcl.runner import DaemonDied
+from streamproc.runners.kcl.watchdog import ShardStuck
 from streamproc.telemetry import TelemetryEvent
 
 PAGE = Path(__file__).parents[3] / "docs" / "telemetry.md"
@@ -161,7 +163,7 @@ def test_what_goes_wrong_is_counted(host: Host) -> None:
         facts.DeadLettered(shard_id=ONE, position="p", kind="event", reason="not JSON"),
         facts.StateSuperseded(shard_id=ONE, keys=3),
         facts.ProjectionUnavailable(shard_id=ONE, error="refused", keys_waiting=4),
-        facts.DaemonRestarted(reason="it ended with 1", restarts=1),
+        DaemonDied(reason="it ended with 1", exit_code=1, wait_seconds=1.0),
         facts.TelemetryDropped(pid=7, events=9),
         facts.RetentionGapFound(shard_id=ONE, checkpoint="c"),
     )
@@ -244,6 +246,14 @@ def test_a_heartbeat_is_no_sign_of_progress_and_says_where_the_shard_hangs(host:
     assert host.value("streamproc_user_code_seconds", ONE) == 75
 
 
+def test_what_a_watchdog_says_of_a_shard_is_counted_and_is_no_sign_of_progress(host: Host) -> None:
+    host.take(acquired(), read())
+    host.clock.now += 75
+    host.take(ShardStuck(shard_id=ONE, pid=1, seconds=75.0, why="the daemon sends nothing", iterator_age_ms=75_000))
+    assert not host.healthy()[0]
+    assert host.value("streamproc_shards_stuck_total", ONE) == 1
+
+
 def test_a_shard_that_waits_for_a_service_and_says_so_is_healthy(host: Host) -> None:
     host.take(acquired(), read())
     for _ in range(10):
@@ -281,7 +291,7 @@ def test_a_draining_host_is_not_ready_and_not_judged(host: Host) -> None:
 
 def test_every_event_is_taken_and_every_metric_moves_or_is_said_to_be_a_gauge(host: Host) -> None:
     for event_type in TelemetryEvent.__subclasses__():
-        if not event_type.__module__.startswith("streamproc.telemetry"):
+        if not event_type.__module__.startswith("streamproc."):
             continue
         fields = {name: _any(hint) for name, hint in event_type.__annotations__.items() if "ClassVar" not in str(hint)}
         host.take(event_type(**fields))
