@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos soak bench clean
+.PHONY: help setup lock lint test test-long demo chaos soak bench bench-kcl clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
@@ -48,6 +48,9 @@ soak: $(STAMP) ## Run producer and recommender for MINUTES at RATE events a seco
 
 bench: $(STAMP) ## Measure throughput and latency
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-kcl: $(STAMP) ## Measure the child of KCL's daemon beside amazon-kclpy's own loop
+	@$(BIN)/python benchmarks/kcl.py $(ARGS)
 
 clean: ## Remove what was built; .venv and .uv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 - *the loop*: our protocol, decoding into typed cart events and ``ShardWorker``, with a processor that does nothing else
 - *kclpy*: ``amazon_kclpy.kcl.KCLProcess`` with a processor that does ``json.loads`` of each record and nothing else
+- *the floor*: msgspec decoding the same lines and the same events, one call each, and nothing else
 - *the child*: the real process of a shard, with the recommender and its model, until it says that it is ready; its
   resident memory on an idle shard; and its start beside importing NumPy, XGBoost, boto3 and redis alone
 
@@ -41,7 +42,7 @@ from streamproc.ports import Ports
 from streamproc.processor import Processor, Received
 from streamproc.record import shard_id_of
 from streamproc.runners.kcl.child import ENVIRONMENT_VARIABLE, Child, ChildSettings
-from streamproc.runners.kcl.protocol import Protocol
+from streamproc.runners.kcl.protocol import Action, ProcessRecords, Protocol
 from streamproc.settings import WorkerSettings
 from streamproc.shardmap import ALL_HASH_KEYS
 from streamproc.states.memory import MemoryStates
@@ -152,7 +153,16 @@ def kclpys_loop(script: bytes) -> None:
         raise AssertionError("an action has no status")
 
 
-LOOPS: dict[str, Callable[[bytes], None]] = {"ours": our_loop, "kclpy": kclpys_loop}
+def floor(script: bytes) -> None:
+    actions = msgspec.json.Decoder(Action)
+    for line in io.BytesIO(script):
+        action: Action = actions.decode(line)
+        if isinstance(action, ProcessRecords):
+            for record in action.records:
+                decode(record.data)
+
+
+LOOPS: dict[str, Callable[[bytes], None]] = {"ours": our_loop, "kclpy": kclpys_loop, "floor": floor}
 
 
 def cpu_seconds(loop: str, script: Path) -> float:
@@ -242,7 +252,7 @@ def small_model(folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=100_000, help="records in the transcript (default: 100000)")
-    parser.add_argument("--batch", type=int, default=5_000, help="records a batch (default: 5000)")
+    parser.add_argument("--batch", type=int, default=1_000, help="records a batch (default: 1000)")
     parser.add_argument("--json", type=Path, default=Path("build/bench-kcl.json"))
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--transcript", type=Path, help=argparse.SUPPRESS)
@@ -250,7 +260,7 @@ def main() -> None:
     if options.loop:
         run_loop(options.loop, options.transcript)
         return
-    ours, theirs = [], []
+    ours, theirs, floors = [], [], []
     with tempfile.TemporaryDirectory(prefix="streamproc-bench-") as folder:
         lines, event_bytes = transcript(options.records, options.batch)
         script = Path(folder, "transcript")
@@ -258,6 +268,7 @@ def main() -> None:
         for _ in range(ROUNDS):  # in turn, so that both meet the same machine
             ours.append(cpu_seconds("ours", script))
             theirs.append(cpu_seconds("kclpy", script))
+            floors.append(cpu_seconds("floor", script))
     with tempfile.TemporaryDirectory(prefix="streamproc-bench-") as folder, LocalStack() as stack:
         model = small_model(Path(folder))
         starts, imports, resident = [], [], 0.0
@@ -265,11 +276,12 @@ def main() -> None:
             imports.append(seconds_to_import())
             ready, resident = measure_child(stack, model)
             starts.append(ready)
-    rate, rate_kclpy = (options.records / statistics.median(each) for each in (ours, theirs))
+    rate, rate_kclpy, rate_floor = (options.records / statistics.median(each) for each in (ours, theirs, floors))
     figures = {
         "records_per_cpu_s": round(rate),
         "kclpy_records_per_cpu_s": round(rate_kclpy),
         "ratio_to_kclpy_loop": round(rate / rate_kclpy, 2),
+        "share_of_decode_floor": round(rate / rate_floor, 2),
         "child_rss_mb": round(resident, 1),
         "child_start_s": round(statistics.median(starts), 2),
         "imports_s": round(statistics.median(imports), 2),

@@ -70,7 +70,7 @@ class LeaseStore(Protocol):
     def checkpoint(
         self, lease: Lease, checkpoint: str, sub_sequence_number: int, latest_since: float | None = None
     ) -> Lease | None:
-        """Move the checkpoint of a lease that we hold; ``latest_since`` becomes what is given, None where nothing is."""
+        """Move the checkpoint of a lease that we hold. ``latest_since`` becomes what is given, or None."""
         ...
 
     def release(self, lease: Lease) -> Lease | None:

@@ -64,6 +64,7 @@ class KinesisLocal:
             "KINESIS_MOCK_TLS_PORT": str(tls_port),
             "KINESIS_MOCK_CERT_PATH": str(package / "server.json"),  # it looks in the working directory otherwise
             "LOG_LEVEL": "WARN",
+            "SHARD_LIMIT": "10000",  # its own 50 counts closed shards too, so a long run of reshards would meet it
             **{f"{name}_DURATION": "100ms" for name in durations},
         }
         self._child = ChildProcess(

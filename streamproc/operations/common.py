@@ -177,6 +177,8 @@ def time_text(seconds: float) -> str:
 
 def duration_text(seconds: float) -> str:
     """A span of time in its two largest units: ``3 h 4 min``."""
+    if 0 < seconds < 1:
+        return "< 1 s"
     rest = max(0, round(seconds))
     found = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):

@@ -68,14 +68,15 @@ def read_at(client: KinesisClient, shard_id: str, iterator: str, limit: int) -> 
     """One GetRecords call, and the next iterator; None at the end of a closed shard."""
     with translated(f"reading {shard_id}"):
         answer = client.get_records(ShardIterator=iterator, Limit=limit)
-    records, behind, following = answer["Records"], answer.get("MillisBehindLatest", 0), answer.get("NextShardIterator")
+    records, behind = answer["Records"], answer.get("MillisBehindLatest", 0)
+    following: str | None = answer.get("NextShardIterator")  # botocore leaves a null out: the shard is closed, and read
     first = records[0] if records else None
     seen = Seen(
         first["SequenceNumber"] if first else None,
         first["ApproximateArrivalTimestamp"].timestamp() if first else None,
         behind / 1000,
         len(records) > 1,
-        following is None or behind == 0,
+        behind == 0 or "NextShardIterator" not in answer,
     )
     return seen, following
 

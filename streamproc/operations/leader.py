@@ -78,6 +78,6 @@ def unlock(client: DynamoDBClient, application: str, clock: Clock) -> None:
 
 def _alive(lock: LeaderLock) -> LeasesHeldElsewhere:
     return LeasesHeldElsewhere(
-        f"nothing was unlocked: {plain(lock.owner)} renews the lock and is alive. If it assigns nothing, stop that worker,"
-        " and repeat the command"
+        f"nothing was unlocked: {plain(lock.owner)} renews the lock and is alive. If it assigns nothing, stop that"
+        " worker, and repeat the command"
     )

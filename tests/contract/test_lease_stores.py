@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from streamproc.errors import SettingsError
-from streamproc.lease import SHARD_END, TRIM_HORIZON, Lease, LeaseStore
+from streamproc.lease import LATEST, SHARD_END, TRIM_HORIZON, Lease, LeaseStore
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.leases.memory import MemoryLeases
 from streamproc.local import LocalStack
@@ -63,6 +63,22 @@ class LeaseStoreContract:
         assert released is not None
         assert (released.owner, released.checkpoint) == (None, TRIM_HORIZON)
         assert store.take(released, "next") is not None
+
+    def test_a_checkpoint_at_latest_says_since_when_and_the_next_one_no_longer_does(
+        self, make: Callable[[], LeaseStore]
+    ) -> None:
+        store = make()
+        store.create(Lease(shard_id=SHARD, checkpoint=LATEST, latest_since=1_700_000_000.25))
+        taken = store.take(store.list()[0], "mine")
+        assert taken is not None
+        assert taken.latest_since == 1_700_000_000.25
+        later = store.checkpoint(taken, LATEST, 0, 1_800_000_000.5)
+        assert later is not None
+        assert (later.checkpoint, later.latest_since) == (LATEST, 1_800_000_000.5)
+        number = store.checkpoint(later, "4960", -1)
+        assert number is not None
+        assert (number.checkpoint, number.checkpoint_sub_sequence_number, number.latest_since) == ("4960", -1, None)
+        assert store.list() == [number]
 
     def test_a_check_says_what_there_is(self, make: Callable[[], LeaseStore]) -> None:
         assert make().check()

@@ -243,7 +243,7 @@ def test_leases_are_listed_with_what_is_durable(shop: Shop, operate: Command) ->
     furthest = max(shop.states.load(USERS).values(), key=lambda stored: stored.position)
     done = operate("leases")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].split() == ["shard", "owner", "checkpoint", "parents", "ended"]
+    assert done.stdout.splitlines()[0].split() == ["shard", "owner", "checkpoint", "lag", "age", "parents", "ended"]
     first, second = ("shardId-000000000000", "shardId-000000000001")
     assert row(done.stdout, first)[-1] == row(done.stdout, second)[-1] == "no"
     sequence_number = int(row(done.stdout, f"shardId-{furthest.position.shard_number:012d}")[0].split(":")[0])

@@ -39,7 +39,7 @@ from streamproc.runners.kcl.lines import DaemonLine, Lines, daemon_line, encoded
 from streamproc.runners.kcl.properties import Worker, endpoint_of, properties_of
 from streamproc.runners.kcl.pulse import children_seen, forget_children
 from streamproc.runners.kcl.restarts import Death, GiveUp, after_deaths
-from streamproc.runners.kcl.watchdog import ChildKilled, LeaderLock, Watchdog, read_leader
+from streamproc.runners.kcl.watchdog import ChildKilled, LeaderLock, Watchdog, read_leader, unlock_command
 from streamproc.runners.local import new_worker_id
 from streamproc.runners.prepare import missing_leases, prepare
 from streamproc.stream import list_shards, stream_created_at
@@ -180,17 +180,19 @@ class KclRunner:
             self._daemon.kill()
 
     def _begin_leases(self) -> None:
-        """Make the first leases. A daemon that finds none waits half a minute for another one to make them."""
+        """Make the leases that are missing, as the local runner does.
+
+        A daemon that finds none waits half a minute for another one to make them, and holes are looked for in minutes.
+        """
         leases = self._leases.list()
         if strange := [lease.shard_id for lease in leases if not lease.shard_id.startswith("shardId-")]:
             raise SettingsError(
                 f"the table {self._application.name!r} is the lease table of another application: {strange[0]!r} is no"
                 " shard of one stream. The application's name names its lease table; choose another name"
             )
-        if leases:
-            return
         shards = list_shards(self._kinesis, self._application.stream)
-        for lease in missing_leases(shards, set(), self._settings.initial_position, self._clock.time()):
+        known = {lease.shard_id for lease in leases}
+        for lease in missing_leases(shards, known, self._settings.initial_position, self._clock.time()):
             self._leases.create(lease)
 
     def _refuse_if_others_live(self, stop: threading.Event) -> None:
@@ -240,9 +242,10 @@ class KclRunner:
         """Return when a stop is asked for, or the daemon is dead."""
         name = self._application.name
         watchdog = Watchdog(
-            name,
             self._settings,
             folder.pulses,
+            worker_id=self._worker_id,
+            unlock_command=unlock_command(self._app, self._alias or name),
             is_child=daemon.is_child,
             leases=self._leases,
             leader=self._leader or (lambda: read_leader(aws_client("dynamodb"), name)),

@@ -28,7 +28,7 @@ from botocore.exceptions import ClientError
 
 from streamproc.clock import Clock
 from streamproc.errors import StreamprocError, code_of, translated
-from streamproc.lease import Lease, LeaseStore
+from streamproc.lease import Lease, LeaseStore, startable
 from streamproc.runners.kcl.properties import KclRunnerSettings, coordinator_table
 from streamproc.runners.kcl.pulse import ChildSeen, children_seen
 from streamproc.telemetry import Retried, Telemetry, TelemetryEvent
@@ -115,6 +115,12 @@ def stuck(children: Sequence[ChildSeen], now: float, seconds_max: float) -> list
     return found
 
 
+def unserved(leases: Sequence[Lease], children: Sequence[ChildSeen], me: str) -> set[str]:
+    """The shards whose lease is ours and whose parents are done, and for which the daemon runs no child."""
+    served = {child.shard_id for child in children}
+    return {lease.shard_id for lease in startable(leases) if lease.owner == me and lease.shard_id not in served}
+
+
 class LeaderLock(msgspec.Struct, frozen=True, kw_only=True):
     """The leader's lock as DynamoDB's lock client writes it."""
 
@@ -149,16 +155,9 @@ def leader_is_stale(seen: LeaderSeen | None, now: float, before: Sequence[Lease]
     return seen.lock.owner not in moved
 
 
-def unlock_command(application: str, lock: LeaderLock) -> str:
-    """What removes the lock, unless it was renewed since."""
-    return shlex.join(
-        [
-            *["aws", "dynamodb", "delete-item", "--table-name", coordinator_table(application)],
-            *["--key", msgspec.json.encode({"key": {"S": _LEADER_KEY}}).decode()],
-            *["--condition-expression", "recordVersionNumber = :seen"],
-            *["--expression-attribute-values", msgspec.json.encode({":seen": {"S": lock.version}}).decode()],
-        ]
-    )
+def unlock_command(app: str, name: str) -> str:
+    """What removes the lock, unless it is renewed meanwhile."""
+    return shlex.join(["streamproc", "leases", "unlock-leader", "-A", app, "--name", name])
 
 
 def read_leader(client: DynamoDBClient, application: str) -> LeaderLock | None:
@@ -187,17 +186,22 @@ class Watchdog:
 
     def __init__(
         self,
-        application: str,
         settings: KclRunnerSettings,
         pulses: Path,
         *,
+        worker_id: str,
+        unlock_command: str,
         is_child: Callable[[int], bool],
         leases: LeaseStore,
         leader: Callable[[], LeaderLock | None],
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
-        self._application = application
+        self._worker_id = worker_id
+        #: Since when a shard of ours has no child, monotonic seconds.
+        self._unserved: dict[str, float] = {}
+        self._unserved_reported: set[str] = set()
+        self._unlock_command = unlock_command
         self._settings = settings
         self._pulses = pulses
         self._is_child = is_child
@@ -232,7 +236,7 @@ class Watchdog:
     def look_at_children(self) -> None:
         """Kill what hangs, and report what is stuck, once for each time that it is."""
         now = self._clock.monotonic()
-        children = [child for child in children_seen(self._pulses) if self._is_child(child.pid)]
+        children = self._children()
         for child in hung(children, now, self._settings.user_code_seconds_max):
             seconds = round(now - (child.user_code_since or now), 1)
             with contextlib.suppress(ProcessLookupError):
@@ -255,8 +259,25 @@ class Watchdog:
                 self._telemetry.emit(ShardMoved(shard_id=child.shard_id, pid=child.pid))
         self._reported = set(found)
 
+    def _look_at_unserved(self, leases: Sequence[Lease], now: float) -> None:
+        before, self._unserved = self._unserved, {}
+        self._unserved_reported &= before.keys()
+        for shard_id in sorted(unserved(leases, self._children(), self._worker_id)):
+            since = self._unserved[shard_id] = before.get(shard_id, now)
+            seconds = now - since
+            if seconds > self._settings.stuck_seconds and shard_id not in self._unserved_reported:
+                self._unserved_reported.add(shard_id)
+                why = "the daemon holds its lease and starts no process for it"
+                age = round(seconds * 1000)
+                self._telemetry.emit(
+                    ShardStuck(shard_id=shard_id, pid=0, seconds=round(seconds, 1), why=why, iterator_age_ms=age)
+                )
+
+    def _children(self) -> list[ChildSeen]:
+        return [child for child in children_seen(self._pulses) if self._is_child(child.pid)]
+
     def look_at_leader(self) -> None:
-        """Report a lock that outlived its owner, once."""
+        """Report a lock that outlived its owner, and shards that wait for a process, once each."""
         try:
             lock, leases = self._leader(), self._leases.list()
         except StreamprocError as error:
@@ -264,6 +285,7 @@ class Watchdog:
             self._telemetry.emit(Retried(what=what, error=str(error), attempt=1, wait_seconds=_LEADER_LOOK_SECONDS))
             return
         now = self._clock.monotonic()
+        self._look_at_unserved(leases, now)
         self._seen = leader_seen(self._seen, lock, now)
         before, self._leases_seen = self._leases_seen, leases
         if self._seen is None or not leader_is_stale(self._seen, now, before, leases):
@@ -274,6 +296,6 @@ class Watchdog:
                 LeaderLockStale(
                     owner=self._seen.lock.owner,
                     seconds=round(now - self._seen.since, 1),
-                    command=unlock_command(self._application, self._seen.lock),
+                    command=self._unlock_command,
                 )
             )

@@ -321,6 +321,16 @@ def test_the_lease_table_of_another_application_is_refused(fleet: Fleet) -> None
     assert "the lease table of another application" in str(failure)
 
 
+def test_leases_that_are_missing_are_made_and_those_that_are_there_stay(fleet: Fleet) -> None:
+    there = Lease(shard_id=SHARD, counter=7, checkpoint="123")
+    fleet.leases.create(there)
+    fleet.plan({})
+    fleet.until_started()
+    leases = {lease.shard_id: lease for lease in fleet.leases.list()}
+    assert leases.keys() == {"shardId-000000000000", SHARD}
+    assert leases[SHARD] == there
+
+
 def test_the_first_leases_begin_where_the_setting_says(fleet: Fleet) -> None:
     fleet.plan({}, initial_position=LATEST)
     fleet.until_started()

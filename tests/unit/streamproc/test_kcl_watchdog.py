@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,14 +92,6 @@ def test_a_lock_that_is_renewed_released_or_taken_is_not_stale() -> None:
     assert leader_seen(known, renewed, 200.0) == LeaderSeen(lock=renewed, since=200.0)
     assert leader_seen(known, None, 200.0) is None
     assert not leader_is_stale(None, 1000.0, [], [])
-
-
-def test_the_command_that_removes_the_lock_spares_one_that_was_renewed_since() -> None:
-    words = shlex.split(unlock_command("shop", LOCK))
-    assert words[:5] == ["aws", "dynamodb", "delete-item", "--table-name", "shop-CoordinatorState"]
-    assert json.loads(words[6]) == {"key": {"S": "Leader"}}
-    assert words[8] == "recordVersionNumber = :seen"
-    assert json.loads(words[10]) == {":seen": {"S": "v1"}}
 
 
 def death(code: int | None = None, *, checkpointed: bool = False, reason: str = "why") -> Death:
@@ -196,9 +186,10 @@ class Dogs:
         self.is_away = False
         self.children: set[int] = set()
         self.watchdog = Watchdog(
-            "shop",
             KclRunnerSettings(**settings),
             folder,
+            worker_id="kcl:me",
+            unlock_command=unlock_command("shop:app", "shop v2"),
             is_child=self.children.__contains__,
             leases=self.leases,
             leader=self._leader,
@@ -269,8 +260,22 @@ def test_a_stale_leader_is_reported_once_with_the_command_that_mends_it(tmp_path
     for _ in range(4):
         dogs.watchdog.look_at_leader()
         clock.now += 76
-    command = unlock_command("shop", LOCK)
+    command = "streamproc leases unlock-leader -A shop:app --name 'shop v2'"
     assert dogs.telemetry == [LeaderLockStale(owner="kcl:dead", seconds=152.0, command=command)]
+
+
+def test_a_shard_whose_lease_is_held_and_that_has_no_process_is_reported_once(tmp_path: Path, clock: Any) -> None:
+    dogs = Dogs(tmp_path, clock, stuck_seconds=20)
+    dogs.leases.create(Lease(shard_id=SHARD, owner="kcl:me"))
+    dogs.leases.create(Lease(shard_id="shardId-2", owner="kcl:me", parent_shard_ids=frozenset({SHARD})))
+    dogs.leases.create(Lease(shard_id="shardId-3", owner="kcl:other"))
+    for _ in range(6):
+        dogs.watchdog.look_at_leader()
+        clock.now += 15
+    (event,) = dogs.telemetry
+    assert isinstance(event, ShardStuck)
+    assert (event.shard_id, event.pid, event.seconds) == (SHARD, 0, 30.0), "a child waits for its parents"
+    assert event.why == "the daemon holds its lease and starts no process for it"
 
 
 def test_a_table_that_is_away_is_said_and_looked_at_again(tmp_path: Path, clock: Any) -> None:
