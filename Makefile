@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 
 BIN := .venv/bin
+WORKERS ?= 4
 RUNS ?= 2000
 SEED ?= 0
 MINUTES ?= 30
@@ -31,7 +32,7 @@ lint: $(STAMP) ## Check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 test: $(STAMP) ## Run all tests but the long ones (ARGS=... goes to pytest)
-	@$(BIN)/pytest -m "not long" --figures build/test.json $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not long" --figures build/test.json $(ARGS)
 
 test-long: $(STAMP) ## Run the tests that take minutes
 	@$(BIN)/pytest -m long --figures build/test-long.json $(ARGS)

@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("figures"):
+    if config.getoption("figures") and not hasattr(config, "workerinput"):  # counted where the workers report to
         config.pluginmanager.register(Figures(config.getoption("figures")))
 
 
