@@ -108,12 +108,12 @@ def transcript(records: int, batch: int) -> tuple[bytes, float]:
     for start in range(0, records, batch):
         wire = [
             {
-                "action": "record",
                 "data": base64.b64encode(event).decode(),
                 "partitionKey": msgspec.json.decode(event)["user_id"],
                 "sequenceNumber": str(FIRST_SEQUENCE_NUMBER + start + index),
                 "approximateArrivalTimestamp": 1_767_225_600_000 + start + index,
                 "subSequenceNumber": 0,
+                "action": "record",
             }
             for index, event in enumerate(events[start : start + batch])
         ]

@@ -6,24 +6,23 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
-from streamproc.clock import Clock
 from streamproc.deadletter import DeadLetterStore
 from streamproc.errors import ApplicationNotFound, SettingsError
+from streamproc.lease import FLEET_PREFIX, Lease
 from streamproc.namespace import Namespace
 from streamproc.ports import Ports
-from streamproc.processor import AnyProcessor, KeyedProcessor
+from streamproc.processor import AnyProcessor
 from streamproc.projection import Projection
 from streamproc.runners.kcl.properties import KclRunnerSettings
 from streamproc.settings import LocalRunnerSettings, WorkerSettings
 from streamproc.sink import Sink
-from streamproc.snapshot import SnapshotCycle, SnapshotStore
+from streamproc.snapshot import SnapshotStore
 from streamproc.state import StateStore
-from streamproc.telemetry import Telemetry
 
 # DynamoDB's rule for table names, less the longest suffix of ours: the application's name is its lease table.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{3,200}")
@@ -60,6 +59,12 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
         if not self.stream:
             raise SettingsError(f"the application {self.name!r} names no stream")
 
+    def failover_seconds(self, leases: Iterable[Lease]) -> float:
+        """For how long a counter must stand still until its owner counts as dead: as the owner's runner was told."""
+        owners = [lease.owner or "" for lease in leases]
+        fleet = self.kcl.failover_seconds if any(owner.startswith(FLEET_PREFIX) for owner in owners) else 0.0
+        return max(self.local.failover_seconds, fleet)
+
     def ports(self, namespace: Namespace) -> Ports:
         """The adapters, bound to the namespace."""
         return Ports(
@@ -70,16 +75,6 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
             projection=self.projection(namespace) if self.projection else None,
             partials=self.states(namespace.of_partials()),
         )
-
-    def snapshot_cycle(
-        self, ports: Ports, processor: AnyProcessor, clock: Clock, telemetry: Telemetry
-    ) -> SnapshotCycle | None:
-        """What makes the snapshots of the values across keys, where the application has any."""
-        shared = processor.shared() if isinstance(processor, KeyedProcessor) else None
-        if shared is None or self.snapshots is None or ports.partials is None or ports.namespace is None:
-            return None
-        store, seconds = self.snapshots(ports.namespace), self.worker.snapshot_seconds
-        return SnapshotCycle(shared, ports.partials, store, seconds=seconds, clock=clock, telemetry=telemetry)
 
 
 def load_application(path: str) -> Application:

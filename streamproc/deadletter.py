@@ -120,8 +120,8 @@ class DeadLetterStore(Protocol):
         """Every entry of the namespace, in no order. Without data, nothing large is read, and ``data`` is empty."""
         ...
 
-    def find(self, position: Position) -> list[DeadLetter]:
-        """The entries at a position, of every kind and ordinal, with their data.
+    def find(self, position: Position, *, with_data: bool = True) -> list[DeadLetter]:
+        """The entries at a position, of every kind and ordinal.
 
         Raises SettingsError where the data of one is gone.
         """

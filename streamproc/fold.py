@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -42,11 +42,18 @@ class _Entry:
             self.window = self.committed.window
 
 
+class Accepted(NamedTuple):
+    """An event that a state took, and the fingerprint of its id."""
+
+    received: Received[Any]
+    id_fingerprint: bytes
+
+
 class Folded(msgspec.Struct, frozen=True):
     """What became of the events of a batch."""
 
     #: Key by key, each key's in log order.
-    accepted: list[Received[Any]]
+    accepted: list[Accepted]
     #: In the state already, or a producer's duplicate.
     events_skipped: int
     rejected: list[Rejected]
@@ -104,15 +111,20 @@ class KeyStates:
         Keys do not depend on each other, so their order does not matter. A key whose fold fails is folded again with
         care: from the committed state, each event tried twice and left out where it fails twice.
         """
-        accepted: list[Received[Any]] = []
+        accepted: list[Accepted] = []
         rejected: list[Rejected] = []
         given = 0
+        apply = self._apply
         for key, received in events.items():
             given += len(received)
             entry = self._entries[key]
             self._entries.move_to_end(key)
             try:
-                taken = [item for item in received if self._apply(entry, item.event, item.record.position)]
+                taken = [
+                    Accepted(item, id_fingerprint)
+                    for item in received
+                    if (id_fingerprint := apply(entry, item.event, item.record.position))
+                ]
                 if taken:
                     self._seal(key, entry)
             except Exception:  # noqa: BLE001  # user code: found and named by the careful fold
@@ -121,29 +133,29 @@ class KeyStates:
             accepted += taken
         return Folded(accepted, given - len(accepted) - len(rejected), rejected)
 
-    def _apply(self, entry: _Entry, event: Any, position: Position) -> bool:
-        """Fold an event, unless the state contains it. Returns whether it was folded."""
+    def _apply(self, entry: _Entry, event: Any, position: Position) -> bytes:
+        """Fold an event, unless the state contains it. Returns its id's fingerprint; nothing where it does."""
         if position <= entry.position:
-            return False
+            return b""
         processor = self._processor
         event_id = fingerprint(processor.event_id(event))
         if is_remembered(entry.window, event_id):
-            return False
+            return b""
         entry.state = processor.fold(entry.state, event)
         entry.position = position
         entry.event_time = processor.event_time(event)
         entry.events_folded += 1
         entry.ids_hash = roll(entry.ids_hash, event_id)
         entry.window = remember(entry.window, event_id, position)
-        return True
+        return event_id
 
     def _fold_with_care(
         self, key: str, entry: _Entry, received: Sequence[Received[Any]]
-    ) -> tuple[list[Received[Any]], list[Rejected]]:
+    ) -> tuple[list[Accepted], list[Rejected]]:
         """Fold event by event. One that fails may have left the state half changed, so it is built again before it."""
         self._sealed.pop(key, None)
         entry.rewind(self._decoded(entry.committed))
-        accepted: list[Received[Any]] = []
+        accepted: list[Accepted] = []
         rejected: list[Rejected] = []
         for candidate in received:
             for attempt in (1, 2):
@@ -153,14 +165,14 @@ class KeyStates:
                         self._seal(key, entry)
                 except Exception as error:  # noqa: BLE001  # user code
                     entry.rewind(self._decoded(entry.committed))
-                    for event, record in accepted:
+                    for (event, record), _ in accepted:
                         self._apply(entry, event, record.position)
                     if attempt == 2:
                         reason = str(error) if isinstance(error, StateTooLarge) else f"{type(error).__name__}: {error}"
                         rejected.append(Rejected(candidate.record, f"fold failed: {reason}", None))
                 else:
                     if taken:
-                        accepted.append(candidate)
+                        accepted.append(Accepted(candidate, taken))
                     break
         if accepted:
             self._seal(key, entry)

@@ -15,6 +15,8 @@ import msgspec
 SHARD_END = "SHARD_END"
 TRIM_HORIZON = "TRIM_HORIZON"
 LATEST = "LATEST"
+#: What the names of a KCL fleet's workers begin with; see streamproc.runners.kcl.
+FLEET_PREFIX = "kcl:"
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,5 +20,10 @@ class Namespace(msgspec.Struct, frozen=True):
         """
         return Namespace(self.application, f"{self.stream}#partials", self.stream_created_at)
 
+    @property
+    def is_of_partials(self) -> bool:
+        """Whether this is what :meth:`of_partials` gave. Partials never expire: a closed shard's still counts."""
+        return self.stream.endswith("#partials")
+
     def __str__(self) -> str:
         return f"{self.application}/{self.stream}@{self.stream_created_at}"

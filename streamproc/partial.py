@@ -12,14 +12,15 @@ a replay decides the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from streamproc.errors import NewerState, StateTooLarge
-from streamproc.processor import Received, Rejected, SharedFold
+from streamproc.fold import Accepted
+from streamproc.processor import Rejected, SharedFold
 from streamproc.record import Position, shard_number_of
 from streamproc.retry import Retries
-from streamproc.state import StateStore, StoredState, fingerprint, roll
+from streamproc.state import StateStore, StoredState, roll
 
 
 class ShardPartial:
@@ -29,7 +30,6 @@ class ShardPartial:
         self,
         shard_id: str,
         shared: SharedFold[Any, Any],
-        event_id: Callable[[Any], bytes],
         store: StateStore,
         retries: Retries,
         *,
@@ -37,7 +37,6 @@ class ShardPartial:
     ) -> None:
         self._shard_id = shard_id
         self._shared = shared
-        self._event_id = event_id
         self._store = store
         self._retries = retries
         self._bytes_max = bytes_max
@@ -51,11 +50,8 @@ class ShardPartial:
 
     def load(self, states: Iterable[StoredState]) -> None:
         """Be at least as far as each of these states that were loaded; load the partial where it may not be."""
-        number = shard_number_of(self._shard_id)
-        beyond = any(
-            stored.position.shard_number == number and stored.position > self._committed.position for stored in states
-        )
-        if self._loaded and not beyond:
+        # A state on a child shard counts too: its parent was read to its end, by another worker.
+        if self._loaded and not any(stored.position > self._committed.position for stored in states):
             return
         found = self._retries.call("loading the partial", lambda: self._store.load([self._shard_id]))
         stored = found.get(self._shard_id)
@@ -77,7 +73,7 @@ class ShardPartial:
             return shared.migrate(stored.state, stored.fold_version)
         return shared.decode(stored.state)
 
-    def fold(self, accepted: Sequence[Received[Any]], upto: Position) -> list[Rejected]:
+    def fold(self, accepted: Sequence[Accepted], upto: Position) -> list[Rejected]:
         """Fold the events that the states took, in log order; ``upto`` is the last record of their batch.
 
         An event on which the shared fold fails twice is left out and returned; its key's state has it.
@@ -85,16 +81,17 @@ class ShardPartial:
         before = self._committed
         if upto <= before.position:
             return []
-        new = [received for received in accepted if received.record.position > before.position]
+        new = [item for item in accepted if item.received.record.position > before.position]
         rejected: list[Rejected] = []
         try:
             self._fold(new)
         except Exception:  # noqa: BLE001  # user code: found and named by the careful fold
             new, rejected = self._fold_with_care(new)
         ids_hash = before.ids_hash
-        for event, _ in new:
-            ids_hash = roll(ids_hash, fingerprint(self._event_id(event)))
-        data = self._shared.encode(self._live) if new else before.state
+        for item in new:
+            ids_hash = roll(ids_hash, item.id_fingerprint)
+        migrated = bool(before.state) and before.fold_version < self._shared.version
+        data = self._shared.encode(self._live) if new or migrated else before.state
         if len(data) > self._bytes_max:
             raise StateTooLarge(
                 f"the partial of {self._shard_id} would have {len(data)} bytes, and state_bytes_max is"
@@ -105,28 +102,28 @@ class ShardPartial:
         )
         return rejected
 
-    def _fold(self, events: Iterable[Received[Any]]) -> None:
+    def _fold(self, items: Iterable[Accepted]) -> None:
         fold = self._shared.fold
-        for event, _ in events:
-            self._live = fold(self._live, event)
+        for item in items:
+            self._live = fold(self._live, item.received.event)
 
-    def _fold_with_care(self, events: Sequence[Received[Any]]) -> tuple[list[Received[Any]], list[Rejected]]:
+    def _fold_with_care(self, items: Sequence[Accepted]) -> tuple[list[Accepted], list[Rejected]]:
         """Event by event. One that fails may have left the partial half changed, so it is built again before it."""
         self._live = self._decoded()
-        accepted: list[Received[Any]] = []
+        accepted: list[Accepted] = []
         rejected: list[Rejected] = []
-        for received in events:
+        for item in items:
             for attempt in (1, 2):
                 try:
-                    self._fold([received])
+                    self._fold([item])
                 except Exception as error:  # noqa: BLE001  # user code
                     self._live = self._decoded()
                     self._fold(accepted)
                     if attempt == 2:
                         reason = f"the shared fold failed: {type(error).__name__}: {error}"
-                        rejected.append(Rejected(received.record, reason, None))
+                        rejected.append(Rejected(item.received.record, reason, None))
                 else:
-                    accepted.append(received)
+                    accepted.append(item)
                     break
         return accepted, rejected
 
@@ -144,7 +141,9 @@ def merged(shared: SharedFold[Any, Any], partials: Iterable[StoredState]) -> byt
     """What all shards' partials say together, as the shared fold's own encoding of a snapshot."""
     decoded = []
     for stored in sorted(partials, key=lambda stored: stored.key):
-        if stored.fold_version < shared.version:
+        if not stored.state:  # records, and none of them an event
+            decoded.append(shared.new_partial())
+        elif stored.fold_version < shared.version:
             decoded.append(shared.migrate(stored.state, stored.fold_version))
         else:
             decoded.append(shared.decode(stored.state))

@@ -87,6 +87,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     #: Counts from 1; a later snapshot has a greater number.
     number: int
+    #: The version of the shared fold that merged it. Workers are given those of their own version alone.
+    version: int
     #: What :meth:`SharedFold.merge` gave.
     data: bytes
     #: Which partial of each shard is in it, by the text of its position.

@@ -19,9 +19,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from streamproc.deadletter import Attempt, DeadLetterStore
 from streamproc.record import Position, Record
+
+T = TypeVar("T")
 
 
 class _OneAtATime:
@@ -48,6 +51,12 @@ class _OneAtATime:
 
 
 _PROCESS = _OneAtATime()
+
+
+def in_user_code(call: Callable[[], T]) -> T:
+    """Run application code that belongs to no record, alone while any worker of the process is careful."""
+    with _PROCESS.section():
+        return call()
 
 
 class Quarantine:

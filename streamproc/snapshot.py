@@ -8,6 +8,7 @@ it wrote. A number always means the same values: an output names the one that wa
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from streamproc.clock import Clock
 from streamproc.partial import merged
 from streamproc.processor import SharedFold, Snapshot
+from streamproc.quarantine import in_user_code
 from streamproc.state import StateStore
 from streamproc.telemetry import Retried, SnapshotAdded, Telemetry
 
@@ -28,6 +30,10 @@ class SnapshotStore(Protocol):
 
     def latest(self, after: int = 0) -> Snapshot | None:
         """The snapshot with the greatest number, None where none has one beyond ``after``."""
+        ...
+
+    def last_number(self) -> int:
+        """The greatest number that was ever given; 0 where none was. Its snapshot may have been removed since."""
         ...
 
     def get(self, number: int) -> Snapshot | None:
@@ -65,14 +71,20 @@ class SnapshotCycle:
         partials: StateStore,
         store: SnapshotStore,
         *,
+        shard_ids: Callable[[], Iterable[str]],
+        merges: Callable[[], bool] = lambda: True,
         seconds: float,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
+        #: The latest snapshot that this version of the shared fold made.
         self.current: Snapshot | None = None
+        self._seen: Snapshot | None = None
         self._shared = shared
         self._partials = partials
         self._store = store
+        self._shard_ids = shard_ids
+        self._merges = merges
         self._seconds = seconds
         self._clock = clock
         self._telemetry = telemetry
@@ -94,25 +106,29 @@ class SnapshotCycle:
 
     def once(self) -> None:
         """Take what others added, and add the next one where a partial has moved since."""
-        known = self.current.number if self.current else 0
-        self.current = self._store.latest(after=known) or self.current
-        partials = sorted(self._partials.scan(), key=lambda stored: stored.key)
-        if any(stored.fold_version > self._shared.version for stored in partials):
-            return  # a newer worker is here, which reads both
-        positions = {stored.key: stored.position.sortable() for stored in partials}
-        before = self.current.positions if self.current else {}
-        if not any(position > before.get(shard_id, "") for shard_id, position in positions.items()):
+        version = self._shared.version
+        latest = self._store.latest(after=self._seen.number if self._seen else 0)
+        if latest is not None:
+            self._seen = latest
+        if self._seen is not None and self._seen.version == version:
+            self.current = self._seen
+        if not self._merges() or (self._seen is not None and self._seen.version > version):
+            return  # another process makes them; a newer one reads the older partials too
+        before = self._seen.positions if self._seen else {}
+        # By name: a scan would read, and pay for, every state in the table. A shard that is trimmed stays in the sum.
+        shard_ids = sorted({*before, *self._shard_ids()})
+        partials = [*self._partials.load(shard_ids).values()]
+        if any(stored.fold_version > version for stored in partials):
             return
-        snapshot = Snapshot(
-            (self.current.number if self.current else 0) + 1,
-            merged(self._shared, partials),
-            positions,
-            self._clock.time(),
-        )
+        positions = {stored.key: stored.position.sortable() for stored in partials}
+        moved = any(position > before.get(shard_id, "") for shard_id, position in positions.items())
+        if not moved and (not positions or self.current is not None):
+            return
+        data = in_user_code(lambda: merged(self._shared, partials))
+        snapshot = Snapshot(self._store.last_number() + 1, version, data, positions, self._clock.time())
         if self._store.add(snapshot):
-            self.current = snapshot
+            self._seen = self.current = snapshot
             self._telemetry.emit(
                 SnapshotAdded(number=snapshot.number, shards=len(partials), snapshot_bytes=len(snapshot.data))
             )
-        else:  # another process was first
-            self.current = self._store.latest(after=known) or self.current
+        # Otherwise another process was first: the next round takes what it added.

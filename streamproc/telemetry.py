@@ -144,6 +144,14 @@ class SnapshotAdded(TelemetryEvent, frozen=True, kw_only=True):
     snapshot_bytes: int
 
 
+class SnapshotRefused(TelemetryEvent, frozen=True, kw_only=True):
+    """The application could not use a snapshot, and goes on with the one before."""
+
+    shard_id: str
+    number: int
+    reason: str
+
+
 class ReplayedSkipped(TelemetryEvent, frozen=True, kw_only=True):
     """A replayed dead letter was not folded: an earlier copy was, or it was dropped, or is another application's."""
 
@@ -224,6 +232,43 @@ class RecordsSent(TelemetryEvent, frozen=True, kw_only=True):
     seconds: float
     #: Events accepted by ``put`` and not yet acknowledged or failed.
     events_waiting: int
+
+
+class PutsDelayed(TelemetryEvent, frozen=True, kw_only=True):
+    """Since the last time this was said, ``put`` found the producer's memory full: Kinesis is slower than the app."""
+
+    level: ClassVar[str] = "warning"
+    stream: str
+    #: Calls of ``put`` that waited for room, those included that then raised QueueFull.
+    puts_delayed: int
+    puts_refused: int
+    #: All their waits together.
+    delay_seconds: float
+    buffered_bytes: int
+
+
+class ShardsListed(TelemetryEvent, frozen=True, kw_only=True):
+    """The producer learned which shards are open: at its first event, and after a reshard."""
+
+    stream: str
+    open_shards: int
+
+
+class ShardsUnknown(TelemetryEvent, frozen=True, kw_only=True):
+    """The producer cannot list the shards. It goes on with aggregates of one key each, which cost more requests."""
+
+    level: ClassVar[str] = "warning"
+    stream: str
+    error: str
+
+
+class AggregateMisrouted(TelemetryEvent, frozen=True, kw_only=True):
+    """An aggregate went into a shard that not all its events hash into, after a reshard. They are sent again."""
+
+    stream: str
+    shard_id: str
+    expected_shard_id: str
+    events: int
 
 
 Subscriber = Callable[[TelemetryEvent], None]

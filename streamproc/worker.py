@@ -30,7 +30,7 @@ from streamproc.admission import Admission
 from streamproc.clock import Clock, backoff
 from streamproc.deadletter import DeadLetter, Kind
 from streamproc.errors import DecodeError, SettingsError
-from streamproc.fold import KeyStates
+from streamproc.fold import Accepted, KeyStates
 from streamproc.late import LateProjection, in_parts
 from streamproc.partial import ShardPartial
 from streamproc.ports import Ports
@@ -58,6 +58,7 @@ from streamproc.telemetry import (
     DeadLettered,
     ModelLoaded,
     ReplayedSkipped,
+    SnapshotRefused,
     StateSuperseded,
     Telemetry,
 )
@@ -250,7 +251,11 @@ class ShardWorker:
         if cycle is None or self._keyed is None or cycle.current is None or cycle.current is self._snapshot:
             return
         self._snapshot = cycle.current
-        self._keyed.processor.use_snapshot(self._snapshot)
+        try:
+            self._keyed.processor.use_snapshot(self._snapshot)
+        except Exception as error:  # noqa: BLE001  # user code; the one it has is worth more than a stopped stream
+            reason = f"{type(error).__name__}: {error}"
+            self._telemetry.emit(SnapshotRefused(shard_id=self.shard_id, number=self._snapshot.number, reason=reason))
 
     def _process_stateless(
         self, records: list[Record], events: list[Received[Any]], rejected: list[Rejected], steps: _Steps
@@ -328,8 +333,8 @@ class ShardWorker:
         steps.end("project")
         return len(folded.accepted), folded.events_skipped, len(emissions) - len(refused)
 
-    def _fold_partial(self, partial: ShardPartial, accepted: list[Received[Any]], records: Sequence[Record]) -> None:
-        accepted.sort(key=lambda received: received.record.position)
+    def _fold_partial(self, partial: ShardPartial, accepted: list[Accepted], records: Sequence[Record]) -> None:
+        accepted.sort(key=lambda item: item.received.record.position)
         left_out = self._in_user_code(records, lambda: partial.fold(accepted, records[-1].position))
         self._write_letters(
             [self._letter(item.record, Kind.SHARED, item.reason, item.record.data) for item in left_out]
@@ -491,7 +496,7 @@ def _keyed(
     partial = None
     if shared is not None and partials is not None:
         bytes_max = settings.state_bytes_max
-        partial = ShardPartial(shard_id, shared, processor.event_id, partials, retries, bytes_max=bytes_max)
+        partial = ShardPartial(shard_id, shared, partials, retries, bytes_max=bytes_max)
     return _Keyed(processor, states, Admission(processor, settings, hash_range, states), partial)
 
 

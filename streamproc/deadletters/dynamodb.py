@@ -118,7 +118,7 @@ class DynamoDBDeadLetters:
                 # '~' sorts behind the '#' that ends a position, so the entries at `after` itself are not returned.
                 ExpressionAttributeValues={
                     ":pk": {"S": self._prefix + shard_id},
-                    ":after": {"S": f"{after.sortable()}~"} if after.sequence_number >= 0 else {"S": "/"},
+                    ":after": {"S": _behind(after)},
                 },
                 ProjectionExpression="sk",
             ):
@@ -220,7 +220,7 @@ class DynamoDBDeadLetters:
         for item in self._scan((*_ATTRIBUTES, "data", "data_object") if with_data else _ATTRIBUTES):
             yield self._letter(item, self._data(item) if with_data else b"")
 
-    def find(self, position: Position) -> list[DeadLetter]:
+    def find(self, position: Position, *, with_data: bool = True) -> list[DeadLetter]:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""
         with translated(f"reading {self.table}"):
             pages = self._client.get_paginator("query").paginate(
@@ -233,7 +233,7 @@ class DynamoDBDeadLetters:
                 },
             )
             items = [item for page in pages for item in page["Items"]]
-        return [self._letter(item, self._data(item)) for item in items]
+        return [self._letter(item, self._data(item) if with_data else b"") for item in items]
 
     def forget(self, partition_key: str) -> int:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""
@@ -306,3 +306,12 @@ class DynamoDBDeadLetters:
 
 def _sort_key(position: Position, kind: Kind, ordinal: int) -> str:
     return f"{position.sortable()}#{kind}#{ordinal}"
+
+
+def _behind(after: Position) -> str:
+    """Sorts behind the entries at this position, and before those of the next one."""
+    if after.sequence_number < 0:
+        return "/"
+    if after.sub_sequence_number < 0:  # before the first user record; entries end with '#' and more, and sort behind it
+        return after._replace(sub_sequence_number=0).sortable()
+    return f"{after.sortable()}~"

@@ -83,10 +83,11 @@ class MemoryDeadLetters:
             letters = list(self._letters.values())
         return letters if with_data else [msgspec.structs.replace(letter, data=b"") for letter in letters]
 
-    def find(self, position: Position) -> list[DeadLetter]:
+    def find(self, position: Position, *, with_data: bool = True) -> list[DeadLetter]:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""
         with self._lock:
-            return [letter for key, letter in self._letters.items() if key[0] == position]
+            found = [letter for key, letter in self._letters.items() if key[0] == position]
+        return found if with_data else [msgspec.structs.replace(letter, data=b"") for letter in found]
 
     def forget(self, partition_key: str) -> int:
         """See :class:`streamproc.deadletter.DeadLetterStore`."""

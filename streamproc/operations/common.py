@@ -55,10 +55,13 @@ def of_application(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("-A", "--app", "path", required=True, metavar="MODULE:APP", help="The application.")
     @click.option("--name", help="The application name that it runs under, where `run` was given one.")
     @click.option("--stream", help="The stream that it reads, where `run` was given one.")
+    @click.option("--exactly", is_flag=True, help="The one of this very name, whichever of its rebuilds serves.")
     @functools.wraps(command)
-    def with_application(path: str, name: str | None, stream: str | None, **options: Any) -> None:
+    def with_application(path: str, name: str | None, stream: str | None, exactly: bool, **options: Any) -> None:
         given = {option: value for option, value in (("name", name), ("stream", stream)) if value is not None}
-        application = resolved(msgspec.structs.replace(load_application(path), **given))
+        application = msgspec.structs.replace(load_application(path), **given)
+        if not exactly:
+            application = resolved(application)
         with _explained(application):
             command(application, **options)
 

@@ -66,7 +66,7 @@ def forget(application: Application, key: str, yes: bool, force: bool, failover_
         refuse_while_alive(
             leases,
             before,
-            failover_seconds or application.local.failover_seconds,
+            failover_seconds or application.failover_seconds(before),
             lambda owners: (
                 f"nothing was erased: {owners} runs the application {application.name!r}, and would write the key again"
                 " with its next checkpoint. Stop the workers first; --force erases all the same"
@@ -113,7 +113,7 @@ def _what_stays(application: Application, namespace: Namespace, key: str) -> str
         stays.append(f"what was published, {sink}: erase the lines with {plain(key)} where it delivers to")
     stays.append(
         "other applications on the stream, and those that `streamproc rebuild` keeps beside this one: repeat this for"
-        f" each of them with --name; from what the archive wrote to S3, erase the lines with {plain(key)}"
+        f" each of them with --exactly --name; from what the archive wrote to S3, erase the lines with {plain(key)}"
     )
     if application.snapshots is not None:
         stays.append("values across keys: snapshots hold sums in which the key's events are")

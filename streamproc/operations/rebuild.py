@@ -216,7 +216,7 @@ def _standing_still(application: Application, names: tuple[str, ...]) -> dict[st
     before = {name: leases_of(name) for name in names}
     if any(others(rows, _ME) for rows in before.values()):
         # A worker that died leaves its name; only a counter that stands still tells.
-        time.sleep(application.local.failover_seconds)
+        time.sleep(application.failover_seconds(row for rows in before.values() for row in rows))
     after = {name: leases_of(name) for name in names}
     for name in names:
         if living := alive(before[name], after[name], _ME):

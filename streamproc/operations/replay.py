@@ -92,7 +92,7 @@ def _selecting(command: Callable[..., None]) -> Callable[..., None]:
 
         letters: list[DeadLetter] = []
         for text in positions:
-            found = [letter for letter in store.find(position_of(text)) if wanted(letter)]
+            found = [letter for letter in store.find(position_of(text), with_data=False) if wanted(letter)]
             if not found:
                 raise SettingsError(f"there is no such dead letter at {text}; `streamproc deadletter list` names them")
             letters += found
@@ -185,7 +185,10 @@ class _Replaying:
 
     def replay(self, selected: DeadLetter) -> None:
         """Replay one, as it stands now. Raises NotReplayed."""
-        letters = _patiently(lambda: self._store.find(selected.position))
+        try:
+            letters = _patiently(lambda: self._store.find(selected.position))
+        except SettingsError as error:  # its data is gone; the others can be replayed
+            raise NotReplayed(str(error)) from error
         found = [letter for letter in letters if _identity(letter) == _identity(selected)]
         if not found:
             raise NotReplayed("it was erased meanwhile")

@@ -86,7 +86,7 @@ def reset(
     refuse_while_alive(
         store,
         before,
-        failover_seconds or application.local.failover_seconds,
+        failover_seconds or application.failover_seconds(before),
         lambda owners: (
             f"nothing was reset: {owners} runs the application {application.name!r}, and would go on from where it is."
             " Stop the workers first"

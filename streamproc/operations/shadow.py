@@ -136,7 +136,7 @@ def follow(runner: LocalRunner, lead: LiveLead, shadow: Application, stop: threa
                     continue
                 progress.show(found)
                 same = found.total() > 0 and found.total() == found[Standing.SAME]
-                done = same and not stop.is_set() and lead.stopped(shadow.local.failover_seconds)
+                done = same and not stop.is_set() and lead.stopped(shadow.failover_seconds(lead.leases.values()))
         finally:
             stop.set()
     running.result()

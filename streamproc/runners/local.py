@@ -97,7 +97,14 @@ class LocalRunner:
         self._sync_leases(list_shards(self._kinesis, self._application.stream))
         self._refuse_if_others_live(stop)
         drained = threading.Event()
-        ports = with_snapshots(self._application, ports, self._clock, self._telemetry, drained)
+        ports = with_snapshots(
+            self._application,
+            ports,
+            self._clock,
+            self._telemetry,
+            drained,
+            shards=lambda: list_shards(self._kinesis, self._application.stream),
+        )
         renewals = threading.Thread(target=self._renew, args=[drained], name="streamproc-renewals", daemon=True)
         renewals.start()
         try:
@@ -105,12 +112,14 @@ class LocalRunner:
         finally:
             # Renewals stop last: a drain that outlives its lease would let another worker replay records that are
             # still being processed here.
-            self._drain()
-            drained.set()
-            renewals.join()
-        for consumer in self._running.values():
-            if consumer.failure is not None:
-                raise consumer.failure
+            try:
+                self._drain()
+            finally:
+                drained.set()
+                renewals.join()
+                failures = [consumer.failure for consumer in self._running.values() if consumer.failure is not None]
+                if failures:  # what ended the first shard says more than that another one did not come back
+                    raise failures[0]
 
     def _namespace(self) -> Namespace:
         stream = self._application.stream
@@ -133,7 +142,7 @@ class LocalRunner:
         before = self._leases.list()
         if not others(before, self._worker_id):
             return
-        self._clock.wait(self._settings.failover_seconds, stop)
+        self._clock.wait(self._application.failover_seconds(before), stop)
         after = self._leases.list()
         living = alive(before, after, self._worker_id)
         if living:

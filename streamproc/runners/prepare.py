@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence, Set as AbstractSet
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,7 +13,9 @@ from streamproc.errors import SettingsError, StreamRecreated
 from streamproc.lease import LATEST, TRIM_HORIZON, Lease, LeaseStore, ancestors
 from streamproc.namespace import Namespace
 from streamproc.ports import Ports
+from streamproc.processor import KeyedProcessor
 from streamproc.runners.held import new_lease
+from streamproc.snapshot import SnapshotCycle
 from streamproc.stream import Shard
 from streamproc.telemetry import Telemetry
 
@@ -48,14 +50,36 @@ def prepare(leases: LeaseStore, ports: Ports, namespace: Namespace) -> None:
 
 
 def with_snapshots(
-    application: Application, ports: Ports, clock: Clock, telemetry: Telemetry, stop: threading.Event
+    application: Application,
+    ports: Ports,
+    clock: Clock,
+    telemetry: Telemetry,
+    stop: threading.Event,
+    *,
+    shards: Callable[[], list[Shard]],
+    only_as: str | None = None,
 ) -> Ports:
-    """The ports with the snapshots of the values across keys, made in a thread until ``stop`` is set."""
-    if application.snapshots is None:
+    """The ports with the snapshots of the values across keys, followed in a thread until ``stop`` is set.
+
+    ``only_as`` names the shard of a process that serves one alone: it makes snapshots while its shard is the first of
+    the open ones, and else takes what the others made, since a hundred children need not read a hundred partials each.
+    """
+    if application.snapshots is None or ports.partials is None or ports.namespace is None:
         return ports
-    cycle = application.snapshot_cycle(ports, application.processor(), clock, telemetry)
-    if cycle is None:
+    processor = application.processor()
+    shared = processor.shared() if isinstance(processor, KeyedProcessor) else None
+    if shared is None:
         return ports
+    cycle = SnapshotCycle(
+        shared,
+        ports.partials,
+        application.snapshots(ports.namespace),
+        shard_ids=lambda: [shard.shard_id for shard in shards()],
+        merges=lambda: only_as in (None, min(shard.shard_id for shard in shards() if not shard.closed)),
+        seconds=application.worker.snapshot_seconds,
+        clock=clock,
+        telemetry=telemetry,
+    )
     threading.Thread(target=cycle.run, args=[stop], name="streamproc-snapshots", daemon=True).start()
     return msgspec.structs.replace(ports, snapshots=cycle)
 

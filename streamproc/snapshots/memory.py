@@ -26,6 +26,11 @@ class MemorySnapshots:
             number = max(self._snapshots, default=0)
             return self._snapshots[number] if number > after else None
 
+    def last_number(self) -> int:
+        """See :class:`streamproc.snapshot.SnapshotStore`."""
+        with self._lock:
+            return max(self._snapshots, default=0)
+
     def get(self, number: int) -> Snapshot | None:
         """See :class:`streamproc.snapshot.SnapshotStore`."""
         with self._lock:

@@ -26,13 +26,14 @@ class S3Snapshots:
     """Objects ``snapshots/<namespace>/<number>``, each written once.
 
     A number is taken by "If-None-Match: *" ("Conditional writes", S3 User Guide): of two writers one gets a 412. The
-    object ``latest`` is a hint from where to list, and may be behind. A lifecycle rule of the bucket removes old ones;
-    keep those as long as events that you train from.
+    object ``snapshot-numbers/<namespace>`` holds the last one, and may be behind. A lifecycle rule on ``snapshots/``
+    may remove old ones; keep them as long as the events that you train from.
     """
 
     def __init__(self, namespace: Namespace, *, bucket: str, client: S3Client | None = None) -> None:
         self._bucket = bucket
         self._prefix = f"snapshots/{namespace}/"
+        self._number_key = f"snapshot-numbers/{namespace}"
         self._client = client or aws_client("s3")
 
     def check(self) -> str:
@@ -43,7 +44,15 @@ class S3Snapshots:
 
     def latest(self, after: int = 0) -> Snapshot | None:
         """See :class:`streamproc.snapshot.SnapshotStore`."""
-        hint = self._read("latest")
+        number = self._last_number(after)
+        return self.get(number) if number > after else None
+
+    def last_number(self) -> int:
+        """See :class:`streamproc.snapshot.SnapshotStore`."""
+        return self._last_number(0)
+
+    def _last_number(self, after: int) -> int:
+        hint = self._read(self._number_key)
         number = max(after, int(hint) if hint else 0)
         with translated(f"listing s3://{self._bucket}/{self._prefix}"):
             for page in self._client.get_paginator("list_objects_v2").paginate(
@@ -53,20 +62,19 @@ class S3Snapshots:
                     name = item["Key"].removeprefix(self._prefix)
                     if name.isdigit():
                         number = max(number, int(name))
-        return self.get(number) if number > after else None
+        return number
 
     def get(self, number: int) -> Snapshot | None:
         """See :class:`streamproc.snapshot.SnapshotStore`."""
-        name = f"{number:0{_DIGITS}d}"
-        data = self._read(name)
+        key = self._key(number)
+        data = self._read(key)
         if data is None:
             return None
         try:
             return decode_snapshot(data)
         except msgspec.DecodeError as error:
             raise SettingsError(
-                f"s3://{self._bucket}/{self._prefix}{name} is no snapshot: {error}. Something else wrote there:"
-                " delete it"
+                f"s3://{self._bucket}/{key} is no snapshot: {error}. Something else wrote there: delete it"
             ) from error
 
     def add(self, snapshot: Snapshot) -> bool:
@@ -80,18 +88,16 @@ class S3Snapshots:
                     raise
                 # Taken by another process, or by this request itself where its first answer was lost.
                 return self.get(snapshot.number) == snapshot
-            self._client.put_object(
-                Bucket=self._bucket, Key=f"{self._prefix}latest", Body=str(snapshot.number).encode()
-            )
+            self._client.put_object(Bucket=self._bucket, Key=self._number_key, Body=str(snapshot.number).encode())
         return True
 
     def _key(self, number: int) -> str:
         return f"{self._prefix}{number:0{_DIGITS}d}"
 
-    def _read(self, name: str) -> bytes | None:
-        with translated(f"reading s3://{self._bucket}/{self._prefix}{name}"):
+    def _read(self, key: str) -> bytes | None:
+        with translated(f"reading s3://{self._bucket}/{key}"):
             try:
-                return self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"].read()
+                return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
             except ClientError as error:
                 if code_of(error) not in _MISSING:
                     raise

@@ -55,7 +55,7 @@ class DynamoDBStates:
                 f"expire_after_seconds is {expire_after_seconds}: below {_EXPIRE_SECONDS_MIN} a state could expire"
                 " between an event and its replay, and the events before it would be folded again"
             )
-        self._expire_after_seconds = expire_after_seconds
+        self._expire_after_seconds = None if namespace.is_of_partials else expire_after_seconds
         self.table = f"{namespace.application}-states"
         self._prefix = f"{namespace.stream}@{namespace.stream_created_at}#"
         self._client = client or aws_client("dynamodb")

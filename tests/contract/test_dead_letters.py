@@ -55,6 +55,7 @@ class DeadLetterContract:
             Position(0, 9),
             Position(0, 10),
         }
+        assert Position(0, 5) in store.event_positions_after(SHARD, Position(0, 5, -1)), "a checkpoint before a record"
         everything = {Position(0, n) for n in (1, 5, 9, 10)} | {Position(0, 5, 1)}
         assert store.event_positions_after(SHARD, Position(0, -1, -1)) == everything
         assert store.event_positions_after(SHARD, BEGINNING) == everything

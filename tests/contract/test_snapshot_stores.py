@@ -17,7 +17,7 @@ from streamproc.snapshots.s3 import S3Snapshots
 
 
 def snapshot(number: int, data: bytes = b"data") -> Snapshot:
-    return Snapshot(number, data, {"shardId-000000000000": f"position {number}"}, 1_700_000_000.5)
+    return Snapshot(number, 1, data, {"shardId-000000000000": f"position {number}"}, 1_700_000_000.5)
 
 
 class SnapshotContract:
@@ -70,11 +70,20 @@ class TestS3Snapshots(SnapshotContract):
         store = make()
         for number in (1, 2, 3):
             store.add(snapshot(number))
-        s3, hint = stack.client("s3"), "snapshots/app/stream@1/latest"
+        s3, hint = stack.client("s3"), "snapshot-numbers/app/stream@1"
         s3.put_object(Bucket=bucket, Key=hint, Body=b"1")
         assert store.latest() == snapshot(3)
         s3.delete_object(Bucket=bucket, Key=hint)
         assert store.latest() == snapshot(3)
+
+    def test_a_number_is_not_given_again_where_its_snapshot_was_removed(
+        self, stack: LocalStack, bucket: str, make: Callable[[], SnapshotStore]
+    ) -> None:
+        store = make()
+        for number in (1, 2):
+            store.add(snapshot(number))
+            stack.client("s3").delete_object(Bucket=bucket, Key=f"snapshots/app/stream@1/{number:09d}")
+        assert (store.latest(), store.last_number()) == (None, 2)
 
     def test_an_object_that_is_no_snapshot_is_named(
         self, stack: LocalStack, bucket: str, make: Callable[[], SnapshotStore]

@@ -225,7 +225,15 @@ def worker_for(
     Whoever had the shard before may have died of a record in it, on this host or on another; only the notes in the
     dead-letter store would tell, so a worker here is always careful until its first checkpoint.
     """
-    ports = with_snapshots(application, application.ports(namespace), clock, telemetry, threading.Event())
+    ports = with_snapshots(
+        application,
+        application.ports(namespace),
+        clock,
+        telemetry,
+        threading.Event(),
+        shards=lambda: list_shards(aws_client("kinesis"), application.stream),
+        only_as=action.shard_id,
+    )
     worker = _WatchedWorker(
         shard_id=action.shard_id,
         hash_range=_hash_range(application.stream, action.shard_id),

@@ -37,13 +37,13 @@ class Initialize(msgspec.Struct, frozen=True, tag_field="action", tag="initializ
 class WireRecord(msgspec.Struct, gc=False, rename="camel"):
     """A user record, de-aggregated by the daemon. All fields in the order in which they come: that decodes fastest."""
 
-    action: str
     data: bytes
     partition_key: str
     sequence_number: str
     #: Milliseconds since the epoch.
     approximate_arrival_timestamp: int
     sub_sequence_number: int = 0
+    action: str = "record"
 
 
 class ProcessRecords(msgspec.Struct, gc=False, tag_field="action", tag="processRecords", rename="camel"):

@@ -21,7 +21,7 @@ import msgspec
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
 from streamproc.errors import LeasesHeldElsewhere, SettingsError, StreamprocError
-from streamproc.lease import Lease, LeaseStore, alive, others
+from streamproc.lease import FLEET_PREFIX, Lease, LeaseStore, alive, others
 from streamproc.metrics.relay import RelayReceiver
 from streamproc.namespace import Namespace
 from streamproc.runners.kcl.child import ENVIRONMENT_VARIABLE, ChildSettings
@@ -39,7 +39,14 @@ from streamproc.runners.kcl.lines import DaemonLine, Lines, daemon_line, encoded
 from streamproc.runners.kcl.properties import Worker, endpoint_of, properties_of
 from streamproc.runners.kcl.pulse import children_seen, forget_children
 from streamproc.runners.kcl.restarts import Death, GiveUp, after_deaths
-from streamproc.runners.kcl.watchdog import ChildKilled, LeaderLock, Watchdog, read_leader, unlock_command
+from streamproc.runners.kcl.watchdog import (
+    ChildKilled,
+    LeaderLock,
+    Watchdog,
+    read_leader,
+    release_leader as leader_released,
+    unlock_command,
+)
 from streamproc.runners.local import new_worker_id
 from streamproc.runners.prepare import missing_leases, prepare
 from streamproc.stream import list_shards, stream_created_at
@@ -50,10 +57,10 @@ if TYPE_CHECKING:
 
     from streamproc.application import Application
 
-#: How the ids of the fleet's workers begin.
-WORKER_PREFIX = "kcl:"
 #: What a stop may take beyond drain_seconds, which is the daemon's own deadline for its children.
 GIVE_UP_SECONDS = 3.0
+#: How long a daemon whose children are drained has to end by itself.
+AFTER_DRAIN_SECONDS = 5.0
 #: How long the children of a dead daemon have to end by themselves.
 ORPHAN_SECONDS = 5.0
 
@@ -109,6 +116,7 @@ class KclRunner:
         worker_id: str | None = None,
         command: Sequence[str] | None = None,
         leader: Callable[[], LeaderLock | None] | None = None,
+        release_leader: Callable[[], None] | None = None,
     ) -> None:
         self._application = application
         self._settings = application.kcl
@@ -121,8 +129,12 @@ class KclRunner:
         self._lines = lines or Lines()
         self._telemetry = Telemetry(self._lines, self._notice)
         self._clock = clock or SystemClock()
-        self._worker_id = worker_id or WORKER_PREFIX + new_worker_id()
-        self._leader = leader
+        self._worker_id = worker_id or FLEET_PREFIX + new_worker_id()
+        name = application.name
+        self._leader = leader or (lambda: read_leader(aws_client("dynamodb"), name))
+        self._release_leader = release_leader or (
+            lambda: leader_released(aws_client("dynamodb"), name, self._worker_id)
+        )
         self._daemon: Daemon | None = None
         self._heard = _Heard()
 
@@ -200,7 +212,7 @@ class KclRunner:
         before = self._leases.list()
         if not _foreign(others(before, self._worker_id)):
             return
-        self._clock.wait(self._settings.failover_seconds, stop)
+        self._clock.wait(self._application.failover_seconds(before), stop)
         living = _foreign(alive(before, self._leases.list(), self._worker_id))
         if living:
             owners = ", ".join(sorted({lease.owner or "another worker" for lease in living}))
@@ -226,6 +238,7 @@ class KclRunner:
             finally:
                 daemon.kill_if_running()
                 self._end_orphans(daemon, folder)
+                self._passing("releasing the leader's lock", self._release_leader)
             deaths.append(self._heard.death(daemon.exit_code() or 0))
             decision = after_deaths(deaths, self._settings.deaths_max)
             if isinstance(decision, GiveUp):
@@ -248,7 +261,7 @@ class KclRunner:
             unlock_command=unlock_command(self._app, self._alias or name),
             is_child=daemon.is_child,
             leases=self._leases,
-            leader=self._leader or (lambda: read_leader(aws_client("dynamodb"), name)),
+            leader=self._leader,
             clock=self._clock,
             telemetry=self._telemetry,
         )
@@ -268,15 +281,21 @@ class KclRunner:
 
     def _drain(self, daemon: Daemon, folder: WorkFolder) -> None:
         """Have the daemon end in order. Raises FleetWorkerFailed with the shards that were not checkpointed."""
+        # What a daemon that ends takes over meanwhile, and it does so as the leader, is served by the next worker.
+        served = {child.pid for child in children_seen(folder.pulses) if child.actions}
         daemon.ask_to_end()
         seconds = self._settings.drain_seconds + GIVE_UP_SECONDS
         deadline = self._clock.monotonic() + seconds
+        is_drained = False
         while daemon.exit_code() is None and self._clock.monotonic() < deadline:
             self._clock.wait(0.05)
+            if not is_drained and not served & {child.pid for child in children_seen(folder.pulses)}:
+                is_drained = True
+                deadline = min(deadline, self._clock.monotonic() + AFTER_DRAIN_SECONDS)
         late = daemon.exit_code() is None
         daemon.kill_if_running()
         self._end_orphans(daemon, folder)
-        left = [child for child in children_seen(folder.pulses) if child.actions]
+        left = [child for child in children_seen(folder.pulses) if child.pid in served]
         self._release()
         if not left:
             return
@@ -291,13 +310,20 @@ class KclRunner:
 
     def _release(self) -> None:
         """Give up the leases, which KCL leaves with their owner's name: the next worker would wait for the failover."""
-        try:
+
+        def release() -> None:
             for lease in self._leases.list():
                 if lease.owner == self._worker_id and not lease.ended:
                     self._leases.release(lease)
+
+        self._passing("releasing the leases", release)
+
+    def _passing(self, what: str, call: Callable[[], None]) -> None:
+        """Call; where it fails the other workers wait, as they would after a crash."""
+        try:
+            call()
         except StreamprocError as error:
-            # All is checkpointed, and the next worker waits, as it would after a crash.
-            self._telemetry.emit(Retried(what="releasing the leases", error=str(error), attempt=1, wait_seconds=0.0))
+            self._telemetry.emit(Retried(what=what, error=str(error), attempt=1, wait_seconds=0.0))
 
     def _end_orphans(self, daemon: Daemon, folder: WorkFolder) -> None:
         if not daemon.children_gone(ORPHAN_SECONDS):
@@ -383,7 +409,7 @@ _CHILD_FAILED = event_name(ChildFailed)
 
 
 def _foreign(leases: Sequence[Lease]) -> list[Lease]:
-    return [lease for lease in leases if not (lease.owner or "").startswith(WORKER_PREFIX)]
+    return [lease for lease in leases if not (lease.owner or "").startswith(FLEET_PREFIX)]
 
 
 def _daemon_command(heap_mb: int) -> list[str]:

@@ -181,6 +181,21 @@ def read_leader(client: DynamoDBClient, application: str) -> LeaderLock | None:
     )
 
 
+def release_leader(client: DynamoDBClient, application: str, owner: str) -> None:
+    """Remove the lock of a worker whose daemon is dead: nobody could assign leases for two minutes otherwise."""
+    with translated("releasing the lock of KCL's leader"):
+        try:
+            client.delete_item(
+                TableName=coordinator_table(application),
+                Key={"key": {"S": _LEADER_KEY}},
+                ConditionExpression="ownerName = :owner",  # another one may be the leader by now
+                ExpressionAttributeValues={":owner": {"S": owner}},
+            )
+        except ClientError as error:
+            if code_of(error) not in ("ConditionalCheckFailedException", "ResourceNotFoundException"):
+                raise
+
+
 class Watchdog:
     """The thread that looks, from the daemon's start to its end."""
 

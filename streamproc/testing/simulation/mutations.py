@@ -197,18 +197,18 @@ def _put_all_aside(_: Any) -> Any:
 
 def _apply_where(is_new: Callable[[Position, Position], bool]) -> Callable[[Any], Any]:
     def make(_: Any) -> Any:
-        def apply(self: Any, entry: Any, event: Any, position: Position) -> bool:
+        def apply(self: Any, entry: Any, event: Any, position: Position) -> bytes:
             if not is_new(position, entry.position):
-                return False
+                return b""
             event_id = fingerprint(self._processor.event_id(event))
             if is_remembered(entry.window, event_id):
-                return False
+                return b""
             entry.state = self._processor.fold(entry.state, event)
             entry.position = position
             entry.events_folded += 1
             entry.ids_hash = roll(entry.ids_hash, event_id)
             entry.window = remember(entry.window, event_id, position)
-            return True
+            return event_id
 
         return apply
 

@@ -68,6 +68,7 @@ class Fleet:
         self.leases = MemoryLeases()
         self.written = io.BytesIO()
         self.stop = threading.Event()
+        self.leader_released: list[str] = []
         self.failure: BaseException | None = None
         self.sums = sums
         self.thread = threading.Thread(target=self._run)
@@ -93,6 +94,7 @@ class Fleet:
             worker_id="kcl:me",
             command=[sys.executable, str(Path(__file__).with_name("fake_multilang_daemon.py"))],
             leader=lambda: None,
+            release_leader=lambda: self.leader_released.append("kcl:me"),
         )
         self.thread.start()
 
@@ -128,6 +130,7 @@ def fleet(tmp_path: Path, sums: Any, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("FAKE_DAEMON", str(tmp_path))
     monkeypatch.setattr(runners, "ORPHAN_SECONDS", 0.3)
     monkeypatch.setattr(runners, "GIVE_UP_SECONDS", 0.2)
+    monkeypatch.setattr(runners, "AFTER_DRAIN_SECONDS", 0.1)
     fleet = Fleet(tmp_path, sums)
     yield fleet
     fleet.stop.set()
@@ -161,6 +164,7 @@ def test_a_stop_asks_the_daemon_to_end_and_gives_the_leases_up(fleet: Fleet) -> 
     assert fleet.end() is None
     assert gone(note["pid"])
     assert [lease.owner for lease in fleet.leases.list()] == [None, None]
+    assert fleet.leader_released == ["kcl:me"]
     assert not Path(note["settings"]["pulse_folder"]).exists(), "its folder is gone with it"
 
 
@@ -226,6 +230,16 @@ def test_a_shard_that_is_not_checkpointed_when_the_time_is_over_is_named(fleet: 
     assert isinstance(failure, FleetWorkerFailed)
     assert f"{SHARD}: no last checkpoint was made within 1 s" in str(failure)
     assert failure.exit_code == 1
+    assert gone(note["pid"])
+
+
+def test_a_daemon_that_does_not_end_although_its_children_are_drained_is_killed_without_a_failure(
+    fleet: Fleet,
+) -> None:
+    fleet.plan({"term": "ignore"}, drain_seconds=600)
+    note = fleet.until_started()
+    fleet.stop.set()
+    assert fleet.end() is None
     assert gone(note["pid"])
 
 

@@ -24,7 +24,7 @@ from streamproc.snapshot import SnapshotCycle
 from streamproc.snapshots.memory import MemorySnapshots
 from streamproc.state import StoredState
 from streamproc.states.memory import MemoryStates
-from streamproc.telemetry import SnapshotAdded, Telemetry
+from streamproc.telemetry import SnapshotAdded, SnapshotRefused, Telemetry
 from streamproc.worker import ShardWorker, WorkerAborted
 
 NAMESPACE = Namespace("app", "stream", 1)
@@ -132,16 +132,23 @@ class Shard:
         self.processor = Letters()
 
     def worker(
-        self, checkpoint: Position | None = None, *, bytes_max: int = 64 * 1024, cycle: SnapshotCycle | None = None
+        self,
+        checkpoint: Position | None = None,
+        *,
+        shard_id: str = SHARD,
+        processor: KeyedProcessor[Any, Any, Any] | None = None,
+        bytes_max: int = 64 * 1024,
+        cycle: SnapshotCycle | None = None,
+        telemetry: Telemetry | None = None,
     ) -> ShardWorker:
         worker = ShardWorker(
-            shard_id=SHARD,
+            shard_id=shard_id,
             hash_range=ALL_HASH_KEYS,
-            processor=self.processor,
+            processor=processor or self.processor,
             ports=Ports(states=self.states, deadletters=self.deadletters, partials=self.partials, snapshots=cycle),
             settings=WorkerSettings(state_bytes_max=bytes_max, states_in_memory_max=2, dirty_keys_max=2),
             clock=self.clock,
-            telemetry=Telemetry(),
+            telemetry=telemetry or Telemetry(),
             abort=threading.Event(),
         )
         worker.start(checkpoint)
@@ -207,6 +214,107 @@ def test_a_worker_that_meets_a_state_of_another_one_takes_that_ones_partial_too(
     assert shard.partial() == ["b/1"] + [f"a/{number}" for number in range(100)]
 
 
+CHILD = shard_id_of(1)
+
+
+def on_the_child(event: str) -> Record:
+    return Record(event.encode(), event.split("/")[0], Position(1, 0), 1_000.0)
+
+
+def test_a_zombie_of_a_parent_whose_keys_moved_on_does_not_take_their_events_out_of_its_partial(shard: Shard) -> None:
+    log = log_of(["b/1", "a/1", "b/2"])
+    zombie = shard.worker()
+    zombie.process(Batch(SHARD, log[:1]))  # it has read the rest, and is paused
+    heir = shard.worker()
+    heir.process(Batch(SHARD, log))
+    heir.make_durable()
+    child = shard.worker(shard_id=CHILD)
+    child.process(Batch(CHILD, [on_the_child("a/2")]))
+    child.make_durable()
+    zombie.process(Batch(SHARD, log[1:]))
+    zombie.make_durable()
+    assert shard.partial() == ["b/1", "a/1", "b/2"]
+
+
+class Marked(Everything):
+    """A later version, which writes and reads another form."""
+
+    version = 2
+
+    def encode(self, partial: list[str]) -> bytes:
+        return b"2" + super().encode(partial)
+
+    def decode(self, data: bytes) -> list[str]:
+        if data[:1] != b"2":
+            raise ValueError("not version 2")
+        return super().decode(data[1:])
+
+    def migrate(self, data: bytes, version: int) -> list[str]:
+        assert version == 1
+        return super().decode(data)
+
+
+class MarkedLetters(Letters):
+    def shared(self) -> Marked:
+        return Marked()
+
+
+def test_a_migrated_partial_is_written_as_what_it_is_now_although_nothing_was_folded(shard: Shard) -> None:
+    log = log_of(["a/1", "a/1", "b/1"])
+    first = shard.worker()
+    first.process(Batch(SHARD, log[:1]))
+    first.make_durable()
+    second = shard.worker(Position(0, 0), processor=MarkedLetters())
+    second.process(Batch(SHARD, log[1:2]))  # a producer's duplicate
+    second.make_durable()
+    third = shard.worker(Position(0, 1), processor=MarkedLetters())
+    third.process(Batch(SHARD, log[2:]))
+    third.make_durable()
+    assert shard.partials.load([SHARD])[SHARD].state == b'2["a/1", "b/1"]'
+
+
+def test_a_shard_of_bad_records_alone_is_nothing_in_the_snapshot(shard: Shard) -> None:
+    for shard_id, record in ((SHARD, log_of(["a/1"])[0]), (CHILD, on_the_child("c/poison"))):
+        worker = shard.worker(shard_id=shard_id)
+        worker.process(Batch(shard_id, [record]))
+        worker.make_durable()
+    cycle = cycle_of(shard, MemorySnapshots(NAMESPACE), [])
+    cycle.once()
+    assert cycle.current is not None
+    assert json.loads(cycle.current.data) == ["a/1"]
+
+
+def test_a_snapshot_that_the_application_cannot_use_is_reported_and_the_stream_goes_on(shard: Shard) -> None:
+    class Picky(Letters):
+        def use_snapshot(self, snapshot: Snapshot) -> None:
+            raise ValueError(f"number {snapshot.number} is odd")
+
+    cycle = cycle_of(shard, MemorySnapshots(NAMESPACE), [])
+    worker = shard.worker()
+    worker.process(Batch(SHARD, log_of(["a/1"])))
+    worker.make_durable()
+    cycle.once()
+    found: list[Any] = []
+    picky = shard.worker(Position(0, 0), processor=Picky(), cycle=cycle, telemetry=Telemetry(found.append))
+    picky.process(Batch(SHARD, log_of(["a/1", "a/2"])))
+    picky.make_durable()
+    assert shard.partial() == ["a/1", "a/2"]
+    assert [event.reason for event in found if isinstance(event, SnapshotRefused)] == ["ValueError: number 1 is odd"]
+
+
+def test_an_older_fold_is_given_no_snapshot_of_a_newer_one_and_a_newer_one_makes_its_own(shard: Shard) -> None:
+    store = MemorySnapshots(NAMESPACE)
+    worker = shard.worker()
+    worker.process(Batch(SHARD, log_of(["a/1"])))
+    worker.make_durable()
+    old, new = cycle_of(shard, store, []), cycle_of(shard, store, [], shared=Marked())
+    old.once()
+    new.once()
+    assert (old.current, new.current) == (store.get(1), store.get(2))
+    old.once()
+    assert old.current == store.get(1)
+
+
 def expected(events: Sequence[str], upto: int) -> list[str]:
     seen: list[str] = []
     for event in events[: upto + 1]:
@@ -258,9 +366,17 @@ def make_shard(manual_clock: Any) -> Callable[[], Shard]:
     return lambda: Shard(manual_clock())
 
 
-def cycle_of(shard: Shard, store: MemorySnapshots, found: list[Any]) -> SnapshotCycle:
+def cycle_of(
+    shard: Shard, store: MemorySnapshots, found: list[Any], *, shared: Everything | None = None
+) -> SnapshotCycle:
     return SnapshotCycle(
-        Everything(), shard.partials, store, seconds=60, clock=shard.clock, telemetry=Telemetry(found.append)
+        shared or Everything(),
+        shard.partials,
+        store,
+        shard_ids=lambda: [SHARD, "shardId-000000000001"],
+        seconds=60,
+        clock=shard.clock,
+        telemetry=Telemetry(found.append),
     )
 
 
@@ -299,11 +415,13 @@ def test_of_two_processes_that_make_the_next_snapshot_one_wins_and_the_other_tak
     worker = shard.worker()
     worker.process(Batch(SHARD, log_of(["a/1"])))
     worker.make_durable()
-    winner = Snapshot(1, b"the winner's", {}, 0.0)
+    winner = Snapshot(1, 1, b"the winner's", {}, 0.0)
     assert store.add(winner)
     cycle = cycle_of(shard, store, [])
     cycle.once()
-    assert cycle.current == winner
+    cycle.once()
+    assert cycle.current is not None
+    assert (store.get(1), cycle.current.number) == (winner, 2)
 
 
 def test_a_worker_takes_the_latest_snapshot_between_batches_and_once(shard: Shard) -> None:
@@ -327,10 +445,10 @@ def test_a_store_that_is_away_leaves_the_workers_the_snapshot_that_they_have(sha
     cycle.once()
     kept = cycle.current
 
-    def away() -> Iterable[StoredState]:
-        raise TransientServiceError("away")
+    def away(keys: Sequence[str]) -> dict[str, StoredState]:
+        raise TransientServiceError(f"away: {keys}")
 
-    shard.partials.scan = away  # type: ignore[method-assign]
+    shard.partials.load = away  # type: ignore[method-assign]
     stop = threading.Event()
     stop.set()
     cycle.run(stop)
