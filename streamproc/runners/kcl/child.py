@@ -102,6 +102,8 @@ class Child:
         self._telemetry = telemetry
         self._worker: ShardWorker | None = None
         self._is_lost = False
+        #: Whether the worker was told that it ends: that its leases go then is no loss.
+        self._is_ending = False
 
     @property
     def shard_id(self) -> str:
@@ -152,6 +154,7 @@ class Child:
         elif not self._is_lost:
             ended = isinstance(action, ShardEnded)
             self._checkpoint(worker, ended=ended)
+            self._is_ending = True
             if ended and not self._is_lost:
                 self._telemetry.emit(ShardEndedFact(shard_id=worker.shard_id))
 
@@ -159,6 +162,8 @@ class Child:
         """Nothing is written any more: the new owner replays what is not durable."""
         if not self._is_lost:
             self._is_lost = True
+            if self._is_ending:
+                return
             self._telemetry.emit(LeaseLostFact(shard_id=worker.shard_id, owner=None))
 
     def _checkpoint(self, worker: ShardWorker, *, ended: bool = False) -> None:

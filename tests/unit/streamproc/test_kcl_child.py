@@ -159,6 +159,12 @@ def test_a_lease_that_is_lost_writes_nothing_more_and_is_no_failure(bench: Any, 
     assert sum(isinstance(event, LeaseLost) for event in bench.telemetry) == 1
 
 
+def test_a_lease_that_goes_when_the_worker_ends_is_no_loss(bench: Any, make_record: MakeRecord) -> None:
+    script = (initialize(), records(make_record(2, "a", 1)), line("shutdownRequested"), answer(), line("leaseLost"))
+    Daemon(bench, *script).run()
+    assert [event for event in bench.telemetry if isinstance(event, LeaseLost)] == []
+
+
 def test_after_a_lost_lease_no_state_is_written(bench: Any, make_record: MakeRecord) -> None:
     daemon = Daemon(bench, initialize(), records(make_record(2, "a", 1)), line("leaseLost"))
     assert daemon.run()[-1] == status("leaseLost")
