@@ -26,11 +26,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from streamproc.admission import Admission
 from streamproc.clock import Clock, backoff
 from streamproc.deadletter import DeadLetter, Kind
 from streamproc.errors import DecodeError, SettingsError
 from streamproc.fold import Accepted, KeyStates
+from streamproc.keyed import Keyed, keyed_of
 from streamproc.late import LateProjection, in_parts
 from streamproc.partial import ShardPartial
 from streamproc.ports import Ports
@@ -51,7 +51,7 @@ from streamproc.retry import Retries, WorkerAborted
 from streamproc.settings import WorkerSettings
 from streamproc.shardmap import HashRange
 from streamproc.sink import Delivery
-from streamproc.state import StateStore, StoredState
+from streamproc.state import StoredState
 from streamproc.telemetry import (
     BatchCommitted,
     BatchRead,
@@ -103,9 +103,9 @@ class ShardWorker:
                 " expected"
             )
         self._retries = Retries(shard_id, clock, telemetry, abort)
-        self._keyed: _Keyed | None = None
+        self._keyed: Keyed | None = None
         if isinstance(processor, KeyedProcessor):
-            self._keyed = _keyed(shard_id, processor, settings, hash_range, ports.partials, self._retries)
+            self._keyed = keyed_of(shard_id, processor, settings, hash_range, ports.partials, self._retries)
         self._snapshot: Snapshot | None = None
         self._ports = ports
         self._settings = settings
@@ -143,8 +143,10 @@ class ShardWorker:
             self._telemetry.emit(ModelLoaded(shard_id=self.shard_id, model_version=version))
 
     def close(self) -> None:
-        """The worker ends, in order or not."""
+        """The worker ends, in order or not. It must not be used again."""
         self._quarantine.close()
+        # It asks the worker for states: the two would keep each other, and all states, until the collector comes by.
+        self._projection = None
 
     def process(self, batch: Batch) -> None:
         """Take one batch through steps 1 to 5.
@@ -285,7 +287,7 @@ class ShardWorker:
 
     def _process_keyed(
         self,
-        keyed: _Keyed,
+        keyed: Keyed,
         records: list[Record],
         events: list[Received[Any]],
         rejected: list[Rejected],
@@ -472,32 +474,6 @@ class ShardWorker:
                     shard_id=self.shard_id, position=str(letter.position), kind=letter.kind, reason=letter.reason
                 )
             )
-
-
-class _Keyed(msgspec.Struct, frozen=True):
-    """What a worker has for a keyed processor."""
-
-    processor: KeyedProcessor[Any, Any, Any]
-    states: KeyStates
-    admission: Admission
-    partial: ShardPartial | None
-
-
-def _keyed(
-    shard_id: str,
-    processor: KeyedProcessor[Any, Any, Any],
-    settings: WorkerSettings,
-    hash_range: HashRange,
-    partials: StateStore | None,
-    retries: Retries,
-) -> _Keyed:
-    states = KeyStates(processor, settings)
-    shared = processor.shared()
-    partial = None
-    if shared is not None and partials is not None:
-        bytes_max = settings.state_bytes_max
-        partial = ShardPartial(shard_id, shared, partials, retries, bytes_max=bytes_max)
-    return _Keyed(processor, states, Admission(processor, settings, hash_range, states), partial)
 
 
 class _Steps:

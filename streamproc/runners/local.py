@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
+from streamproc.collector import settle_collector
 from streamproc.errors import LeasesHeldElsewhere, StreamprocError, is_transient
 from streamproc.lease import SHARD_END, Lease, LeaseStore, alive, others, startable
 from streamproc.namespace import Namespace
@@ -212,6 +213,8 @@ class LocalRunner:
                 continue
             # Before the lease is taken: loading a model may take its time, and the lease would not be renewed in it.
             processor = self._application.processor()
+            if not self._running:
+                settle_collector()
             held = self._take(lease)
             self._telemetry.emit(LeaseAcquired(shard_id=lease.shard_id, checkpoint=lease.checkpoint))
             consumer = self._consumer(ports, shards[lease.shard_id], held, processor)

@@ -61,8 +61,10 @@ class Fleet:
     def _summary(self) -> Any:
         return self.client.describe_stream_summary(StreamName=self.name)["StreamDescriptionSummary"]
 
-    def start(self, **environment: str) -> Worker:
-        worker = Worker(self.folder / f"worker-{len(self.workers)}.log", {**self.environment, **environment})
+    def start(self, *options: str, **environment: str) -> Worker:
+        """A worker of the fleet, unless the options name another runner."""
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        worker = Worker(log, {**self.environment, **environment}, options or ("--runner", "kcl"))
         self.workers.append(worker)
         return worker
 
@@ -155,13 +157,13 @@ class Fleet:
 
 
 class Worker:
-    """``streamproc run --runner kcl`` in a process of its own."""
+    """``streamproc run`` in a process of its own."""
 
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
+    def __init__(self, log: Path, environment: dict[str, str], options: tuple[str, ...]) -> None:
         self.log = log
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*COMMAND, "--runner", "kcl"],
+                [*COMMAND, *options],
                 cwd=Path(__file__).parent,
                 env=environment,
                 stdout=output,
@@ -312,6 +314,23 @@ def test_a_killed_worker_and_reshards_under_load_lose_nothing_and_apply_nothing_
     for worker in workers[1:]:
         worker.process.send_signal(signal.SIGTERM)
     assert [worker.process.wait(PATIENCE_SECONDS) for worker in workers[1:]] == [0, 0], fleet.logs()
+    fleet.check()
+
+
+@pytest.mark.long
+def test_the_fleet_and_the_local_runner_follow_each_other_and_nothing_is_lost_or_applied_twice(
+    fleet_of: Callable[[int], Fleet],
+) -> None:
+    fleet = fleet_of(2)
+    local = ("--runner", "local", "--failover-seconds", "2")
+    with Producer(fleet.name, client=fleet.client) as producer:
+        for options in (local, (), local):
+            worker = fleet.start(*options)
+            fleet.put(producer, 500)
+            producer.flush()
+            # One event, then silence: an idle shard is checkpointed too.
+            fleet.wait(lambda: fleet.folded() == len(fleet.sent))
+            assert worker.stop() == 0, fleet.logs()
     fleet.check()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +12,6 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from streamproc.deadletter import DeadLetter, Kind
 from streamproc.errors import NewerState, ServiceUnreachable, SettingsError, Throttled
-from streamproc.processor import Processor, Received
 from streamproc.record import Batch, Position, Record
 from streamproc.settings import WorkerSettings
 from streamproc.shardmap import HashRange, hash_key_of
@@ -410,45 +411,6 @@ def test_a_processor_that_is_none_is_named(bench: Any) -> None:
         bench.worker()
 
 
-class Splitting(Processor[bytes, bytes]):
-    """Stateless: two outputs an event."""
-
-    def decode(self, data: bytes) -> bytes:
-        return data
-
-    def process(self, batch: Sequence[Received[bytes]]) -> Sequence[bytes]:
-        if any(received.event == b"bad" for received in batch):
-            raise ValueError("bad")
-        return [received.event + suffix for received in batch for suffix in (b"-1", b"-2")]
-
-    def encode(self, output: bytes) -> bytes:
-        return output
-
-
-def plain(sequence_number: int, data: bytes) -> Record:
-    return Record(data, "k", Position(0, sequence_number), 0.0)
-
-
-def test_a_stateless_processor_publishes_its_outputs_and_the_event_it_fails_on_is_dead_lettered_alone(
-    bench: Any, make_batch: MakeBatch
-) -> None:
-    bench.processor = Splitting()
-    worker = bench.worker()
-    worker.process(make_batch([plain(1, b"a"), plain(2, b"bad"), plain(3, b"c")]))
-    assert worker.make_durable() == (Position(0, 3), 0)
-    assert bench.sink.outputs == [b"a-1", b"a-2", b"c-1", b"c-2"]
-    assert letters_of(bench)[2].reason == "process failed: ValueError: bad"
-
-
-def test_every_refused_output_of_a_stateless_processor_is_a_dead_letter_of_its_own(
-    bench: Any, make_batch: MakeBatch
-) -> None:
-    bench.processor = Splitting()
-    bench.sink = FlakySink(lambda outputs: Delivery([], [(n, "too large") for n in range(len(outputs))]))
-    bench.worker().process(make_batch([plain(1, b"a"), plain(2, b"b")]))
-    assert sorted(letter.data for letter in bench.deadletters.scan()) == [b"a-1", b"a-2", b"b-1", b"b-2"]
-
-
 def test_a_state_of_an_older_fold_is_migrated_and_folded_on(
     bench: Any, make_record: MakeRecord, make_batch: MakeBatch
 ) -> None:
@@ -502,3 +464,18 @@ def test_a_state_of_an_older_fold_without_a_migration_is_refused_with_what_to_do
     bench.states.store([StoredState("a", Position(0, 0), 1, 0, b"", 0, b"{}")])
     with pytest.raises(SettingsError, match="override migrate_state"):
         bench.worker().process(make_batch([make_record(1, "a", 1)]))
+
+
+def test_a_worker_that_ended_leaves_memory_with_its_states_at_once(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    worker = bench.worker()
+    worker.process(make_batch([make_record(1, "a", 1)]))
+    gone = weakref.ref(worker)
+    gc.disable()
+    try:
+        worker.close()
+        del worker
+        assert gone() is None
+    finally:
+        gc.enable()
