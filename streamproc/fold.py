@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -42,11 +42,8 @@ class _Entry:
             self.window = self.committed.window
 
 
-class Accepted(NamedTuple):
-    """An event that a state took, and the fingerprint of its id."""
-
-    received: Received[Any]
-    id_fingerprint: bytes
+#: An event that a state took, and the fingerprint of its id. A plain tuple: one is made for every event.
+Accepted = tuple[Received[Any], bytes]
 
 
 class Folded(msgspec.Struct, frozen=True):
@@ -121,7 +118,7 @@ class KeyStates:
             self._entries.move_to_end(key)
             try:
                 taken = [
-                    Accepted(item, id_fingerprint)
+                    (item, id_fingerprint)
                     for item in received
                     if (id_fingerprint := apply(entry, item.event, item.record.position))
                 ]
@@ -172,7 +169,7 @@ class KeyStates:
                         rejected.append(Rejected(candidate.record, f"fold failed: {reason}", None))
                 else:
                     if taken:
-                        accepted.append(Accepted(candidate, taken))
+                        accepted.append((candidate, taken))
                     break
         if accepted:
             self._seal(key, entry)

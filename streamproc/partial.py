@@ -81,15 +81,15 @@ class ShardPartial:
         before = self._committed
         if upto <= before.position:
             return []
-        new = [item for item in accepted if item.received.record.position > before.position]
+        new = [item for item in accepted if item[0].record.position > before.position]
         rejected: list[Rejected] = []
         try:
             self._fold(new)
         except Exception:  # noqa: BLE001  # user code: found and named by the careful fold
             new, rejected = self._fold_with_care(new)
         ids_hash = before.ids_hash
-        for item in new:
-            ids_hash = roll(ids_hash, item.id_fingerprint)
+        for _, id_fingerprint in new:
+            ids_hash = roll(ids_hash, id_fingerprint)
         migrated = bool(before.state) and before.fold_version < self._shared.version
         data = self._shared.encode(self._live) if new or migrated else before.state
         if len(data) > self._bytes_max:
@@ -104,8 +104,8 @@ class ShardPartial:
 
     def _fold(self, items: Iterable[Accepted]) -> None:
         fold = self._shared.fold
-        for item in items:
-            self._live = fold(self._live, item.received.event)
+        for received, _ in items:
+            self._live = fold(self._live, received.event)
 
     def _fold_with_care(self, items: Sequence[Accepted]) -> tuple[list[Accepted], list[Rejected]]:
         """Event by event. One that fails may have left the partial half changed, so it is built again before it."""
@@ -121,7 +121,7 @@ class ShardPartial:
                     self._fold(accepted)
                     if attempt == 2:
                         reason = f"the shared fold failed: {type(error).__name__}: {error}"
-                        rejected.append(Rejected(item.received.record, reason, None))
+                        rejected.append(Rejected(item[0].record, reason, None))
                 else:
                     accepted.append(item)
                     break

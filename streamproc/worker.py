@@ -336,7 +336,7 @@ class ShardWorker:
         return len(folded.accepted), folded.events_skipped, len(emissions) - len(refused)
 
     def _fold_partial(self, partial: ShardPartial, accepted: list[Accepted], records: Sequence[Record]) -> None:
-        accepted.sort(key=lambda item: item.received.record.position)
+        accepted.sort(key=lambda item: item[0].record.position)
         left_out = self._in_user_code(records, lambda: partial.fold(accepted, records[-1].position))
         self._write_letters(
             [self._letter(item.record, Kind.SHARED, item.reason, item.record.data) for item in left_out]
