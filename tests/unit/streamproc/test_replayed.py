@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from streamproc.deadletter import Kind, Status
-from streamproc.errors import DecodeError
+from streamproc.errors import DecodeError, TransientServiceError
 from streamproc.namespace import Namespace
 from streamproc.record import Batch, Position, Record
 from streamproc.replayed import MAGIC, unwrap, wrap
@@ -119,3 +120,88 @@ def test_a_record_that_only_begins_as_an_envelope_is_put_aside(bench: Any, make_
     worker.process(make_batch([Record(MAGIC + b"?", "a", Position(0, 1), 1_000.0)]))
     (letter,) = bench.deadletters.scan()
     assert (letter.kind, letter.reason[:34]) == (Kind.EVENT, "the envelope of a replayed dead le")
+
+
+class Died(BaseException):
+    """The process dies here."""
+
+
+def flaky(store: Any, name: str, dice: Callable[[], str]) -> None:
+    """Make this method die before or after its effect, or lose its reply, as the dice say."""
+    call = getattr(store, name)
+
+    def struck(*arguments: Any) -> Any:
+        what = dice()
+        if what == "die before":
+            raise Died
+        result = call(*arguments)
+        if what == "die after":
+            raise Died
+        if what == "lose the reply":
+            raise TransientServiceError("lost")
+        return result
+
+    setattr(store, name, struck)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@given(seed=st.integers(0, 1_000_000))
+def test_whoever_dies_and_however_copies_are_put_each_mended_event_is_folded_once_where_its_first_copy_stands(
+    seed: int, make_bench: Callable[[], Any], make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    rng = random.Random(seed)
+    bench = make_bench()
+    mended = False
+
+    def fold(state: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        if event["value"].endswith("hard") or (event["value"].endswith("soft") and not mended):
+            raise ValueError(event["value"])
+        return {"values": [*state["values"], event["value"]]}
+
+    bench.processor.fold = fold
+    faults = ["", "", "", "", "die before", "die after", "lose the reply"]
+    active = True
+    for store, name in ((bench.states, "store"), (bench.deadletters, "claim"), (bench.deadletters, "write")):
+        flaky(store, name, lambda: rng.choice(faults) if active else "")
+    kinds = ["", "", "", "soft", "hard"]
+    log = [make_record(number, rng.choice("abc"), f"{number}{rng.choice(kinds)}") for number in range(30)]
+
+    def work(lease: Position | None) -> Position | None:
+        """Workers, one or two at a time, each from the lease on, until all is below it."""
+        lives: list[tuple[Any, int]] = []
+        while lease is None or lease.sequence_number < len(log) - 1:
+            try:
+                if not lives or (len(lives) < 2 and rng.random() < 0.15):
+                    lives.append((bench.worker(lease), lease.sequence_number + 1 if lease else 0))
+                worker, at = lives.pop(rng.randrange(len(lives)))
+                upto = min(len(log), at + rng.randint(1, 12))
+                worker.process(make_batch(log[at:upto]))
+                if rng.random() < 0.5 or upto == len(log):
+                    durable = worker.make_durable()
+                    lease = max(lease or durable[0], durable[0]) if durable else lease
+                lives.append((worker, upto))
+            except Died:
+                continue
+        return lease
+
+    lease = work(None)
+    put_aside = sorted(bench.deadletters.scan(), key=lambda letter: letter.position)
+    dropped = {letter.position for letter in put_aside if rng.random() < 0.15 and bench.deadletters.drop(letter)}
+    mended = True
+    copies = [letter for letter in put_aside for _ in range(rng.choice([1, 1, 2, 3]))]
+    rng.shuffle(copies)
+    values = [json.loads(record.data)["value"] for record in log]
+    expected = [(record.partition_key, value) for record, value in zip(log, values, strict=True) if value.isdigit()]
+    claimed: set[Position] = set()
+    for letter in copies:
+        record, value = log[letter.position.sequence_number], values[letter.position.sequence_number]
+        log.append(again(record, len(log)))
+        if letter.position not in claimed | dropped:
+            claimed.add(letter.position)
+            expected += [] if value.endswith("hard") else [(letter.partition_key, value)]
+    work(lease)
+    active = False
+    for key in "abc":
+        assert bench.values(key) == [value for owner, value in expected if owner == key]
+    replayed = {letter.position for letter in bench.deadletters.scan() if letter.status is Status.REPLAYED}
+    assert replayed == claimed
