@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos soak bench bench-kcl clean
+.PHONY: help setup lock lint test test-long demo chaos soak bench bench-kcl bench-producer clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
@@ -35,7 +35,7 @@ test: $(STAMP) ## Run all tests but the long ones (ARGS=... goes to pytest)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not long" --figures build/test.json $(ARGS)
 
 test-long: $(STAMP) ## Run the tests that take minutes
-	@$(BIN)/pytest -m long --figures build/test-long.json $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile -m long --figures build/test-long.json $(ARGS)
 
 demo: $(STAMP) ## Run the demonstration on the local AWS stack (ARGS=--help tells its options)
 	@$(BIN)/streamproc demo --json build/demo.json $(ARGS)
@@ -52,6 +52,9 @@ bench: $(STAMP) ## Measure throughput and latency
 
 bench-kcl: $(STAMP) ## Measure the child of KCL's daemon beside amazon-kclpy's own loop
 	@$(BIN)/python benchmarks/kcl.py $(ARGS)
+
+bench-producer: $(STAMP) ## Measure what sending an event costs, beside aws-kinesis-agg and aiokpl
+	@$(BIN)/python benchmarks/producer.py $(ARGS)
 
 clean: ## Remove what was built; .venv and .uv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,6 +6,7 @@ import sys
 
 #: Commands of the other distributions, so that a missing one can be named.
 _DISTRIBUTION_OF = {
+    "producer": "streamproc-producers[cli]",
     "replay": "streamproc-producers[cli]",
     "simulate": "streamproc-producers[cli]",
     "train": "streamproc-models[cli]",

@@ -15,41 +15,16 @@ wrong one, so keeping them would count them twice. What was dropped is returned,
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import md5
 from typing import Any, NamedTuple
-
-from google.protobuf.message import DecodeError as ProtobufDecodeError
 
 from streamproc.record import Position, Record
 from streamproc.shardmap import HashRange, hash_key_of
 
 MAGIC = b"\xf3\x89\x9a\xc2"
 _DIGEST_BYTES = 16
-
-
-def _aggregated_record_class() -> Any:
-    """The protobuf message, out of aws_kinesis_agg.
-
-    Its ``messages_pb2`` says ``import config_pb2``, as if its folder were on ``sys.path``; its own modules put it there
-    for good, and the whole program then sees it. Here the name is lent for the one import and given back.
-    """
-    config = importlib.import_module("aws_kinesis_agg.config_pb2")
-    before = sys.modules.get("config_pb2")
-    sys.modules["config_pb2"] = config
-    try:
-        messages = importlib.import_module("aws_kinesis_agg.messages_pb2")
-    finally:
-        if before is None:
-            del sys.modules["config_pb2"]
-        else:
-            sys.modules["config_pb2"] = before
-    return messages.AggregatedRecord
-
-
-_AggregatedRecord = _aggregated_record_class()
 
 
 class UserRecord(NamedTuple):
@@ -66,18 +41,69 @@ def aggregate(records: Iterable[UserRecord]) -> bytes:
     The caller chooses the Kinesis record's partition key such that every user record hashes into the shard that it goes
     to; records of one partition key under that same key always do.
     """
-    message = _AggregatedRecord()
     partition_keys: dict[str, int] = {}
     hash_keys: dict[str, int] = {}
-    add = message.records.add
+    body: list[bytes] = []
     for partition_key, data, explicit_hash_key in records:
-        record = add(data=data, partition_key_index=partition_keys.setdefault(partition_key, len(partition_keys)))
-        if explicit_hash_key is not None:
-            record.explicit_hash_key_index = hash_keys.setdefault(str(explicit_hash_key), len(hash_keys))
-    message.partition_key_table.extend(partition_keys)
-    message.explicit_hash_key_table.extend(hash_keys)
-    body: bytes = message.SerializeToString()
-    return MAGIC + body + md5(body, usedforsecurity=False).digest()
+        key_index = partition_keys.setdefault(partition_key, len(partition_keys))
+        if explicit_hash_key is None:
+            body += (_user_record_head(key_index, len(data)), data)
+        else:
+            hash_index = hash_keys.setdefault(str(explicit_hash_key), len(hash_keys))
+            body += (_user_record_head(key_index, len(data), hash_index), data)
+    return _aggregate(partition_keys, hash_keys, body)
+
+
+def aggregate_by_key(keys: Sequence[tuple[str, Sequence[bytes]]]) -> bytes:
+    """As :func:`aggregate`, of the data of each partition key, the keys being different: what a producer has."""
+    body: list[bytes] = []
+    add = body.append
+    for index, (_, datas) in enumerate(keys):
+        length, head = -1, b""
+        for data in datas:
+            if len(data) != length:
+                length = len(data)
+                head = _user_record_head(index, length)
+            add(head)
+            add(data)
+    return _aggregate([key for key, _ in keys], (), body)
+
+
+# The protobuf is written by hand: a generated message takes an object and several calls for each user record, which
+# would be most of what a producer does. That the generated messages read the same is tested. Fields, all of wire type 2
+# (length, bytes): 1 partition_key_table, 2 explicit_hash_key_table, 3 records. Of a record, 1 and 2 are indices into
+# the tables (varints), 3 is the data.
+
+
+def _aggregate(partition_keys: Iterable[str], hash_keys: Iterable[str], body: list[bytes]) -> bytes:
+    head: list[bytes] = []
+    for tag, table in ((b"\x0a", partition_keys), (b"\x12", hash_keys)):
+        for key in table:
+            encoded = key.encode()
+            head += (tag, _varint(len(encoded)), encoded)
+    message = b"".join(head + body)
+    return b"".join((MAGIC, message, md5(message, usedforsecurity=False).digest()))
+
+
+@lru_cache(maxsize=4096)
+def _user_record_head(key_index: int, data_bytes: int, hash_index: int | None = None) -> bytes:
+    """What comes before the data of a user record."""
+    fields = b"\x08" + _varint(key_index)
+    if hash_index is not None:
+        fields += b"\x10" + _varint(hash_index)
+    fields += b"\x1a" + _varint(data_bytes)
+    return b"\x1a" + _varint(len(fields) + data_bytes) + fields
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def deaggregate(data: bytes) -> list[UserRecord] | None:
@@ -91,7 +117,9 @@ def deaggregate(data: bytes) -> list[UserRecord] | None:
     body, digest = data[len(MAGIC) : -_DIGEST_BYTES], data[-_DIGEST_BYTES:]
     if not body or md5(body, usedforsecurity=False).digest() != digest:
         return None
-    message = _AggregatedRecord()
+    from streamproc.kpl import AggregatedRecord, DecodeError  # protobuf: who only sends is spared its import
+
+    message = AggregatedRecord()
     try:
         message.ParseFromString(body)
         partition_keys = list(message.partition_key_table)
@@ -104,7 +132,7 @@ def deaggregate(data: bytes) -> list[UserRecord] | None:
             )
             for record in message.records
         ]
-    except (ProtobufDecodeError, IndexError, ValueError):
+    except (DecodeError, IndexError, ValueError):
         return None
 
 

@@ -86,6 +86,18 @@ class MissingExtra(StreamprocError):
     exit_code = 9
 
 
+class KeyUnavailable(StreamprocError):
+    """The stream's KMS key is disabled, pending deletion or not set up. Enable it, or choose another one."""
+
+    exit_code = 5
+
+
+class ClockSkewed(StreamprocError):
+    """This machine's clock is more than minutes away from AWS' one. Set it (NTP, chrony); then send again."""
+
+    exit_code = 5
+
+
 class Throttled(StreamprocError):
     """A service asked for fewer requests. It passes; raise the capacity if it lasts."""
 
@@ -121,6 +133,10 @@ class ProducerClosed(StreamprocError):
 
 class QueueFull(StreamprocError):
     """The producer's memory is full: Kinesis takes events more slowly than they are put. Slow down or retry."""
+
+
+class RecordTooLarge(SettingsError):
+    """An event has more than 1 MiB with its partition key. Put the large part elsewhere (S3), and its address here."""
 
 
 class PutFailed(StreamprocError):
@@ -178,6 +194,10 @@ _DENIED = frozenset(
         "KMSAccessDeniedException",
     }
 )
+_KEY_UNAVAILABLE = frozenset({"KMSDisabledException", "KMSInvalidStateException", "KMSOptInRequired"})
+_CLOCK_SKEWED = frozenset({"RequestExpired", "RequestTimeTooSkewed", "RequestInTheFuture"})
+#: What a refused signature says in its message alone.
+_SKEWED_SIGNATURES = ("Signature expired", "Signature not yet current")
 
 
 # No answer, an answer that is no answer (a proxy's page), or credentials that were not there for a moment.
@@ -187,6 +207,11 @@ _PASSING_ERRORS = (BotoConnectionError, HTTPClientError, ResponseParserError, Cr
 def code_of(error: ClientError) -> str:
     """The service's own code for an error: ``ResourceNotFoundException``."""
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def is_throttle(code: str) -> bool:
+    """Whether this code asks for fewer requests."""
+    return code in _THROTTLES
 
 
 def is_transient(error: BaseException) -> bool:
@@ -210,8 +235,9 @@ def is_transient(error: BaseException) -> bool:
 def translated(what: str) -> Iterator[None]:
     """Turn botocore's errors into this library's; ``what`` was being done, as in ``reading shard shardId-...``.
 
-    Raises Throttled, TransientServiceError, ServiceUnreachable, AccessDenied, StreamNotFound, IteratorExpired or
-    SettingsError. A conditional write that lost its race is a value, not an error: adapters handle it inside.
+    Raises Throttled, TransientServiceError, ServiceUnreachable, AccessDenied, KeyUnavailable, ClockSkewed,
+    StreamNotFound, IteratorExpired or SettingsError. A conditional write that lost its race is a value, not an error:
+    adapters handle it inside.
     """
     try:
         yield
@@ -234,6 +260,10 @@ def _from_client_error(what: str, error: ClientError) -> StreamprocError:
     message = f"{what}: {error.response.get('Error', {}).get('Message', '')} ({code})"
     if code in _THROTTLES:
         return Throttled(message)
+    if code in _CLOCK_SKEWED or (code in _DENIED and any(each in message for each in _SKEWED_SIGNATURES)):
+        return ClockSkewed(f"{message}: this machine's clock is wrong; set it (NTP, chrony), then send again")
+    if code in _KEY_UNAVAILABLE:
+        return KeyUnavailable(f"{message}: enable the stream's KMS key, or choose another one for the stream")
     if code in _DENIED:
         return AccessDenied(message)
     if code == "ExpiredIteratorException":

@@ -42,8 +42,7 @@ class CartProducer:
         on_error: Callable[[PutFailed], None] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self._producer = Producer(stream, client=client, settings=settings, telemetry=telemetry)
-        self._on_error = on_error
+        self._producer = Producer(stream, client=client, settings=settings, on_error=on_error, telemetry=telemetry)
 
     def view(
         self,
@@ -134,10 +133,7 @@ class CartProducer:
     def put(self, event: CartEvent) -> Future[Acknowledged]:
         """Queue an event that was made elsewhere."""
         data, checked = checked_bytes(event)
-        future = self._producer.put(data, checked.user_id, checked)
-        if self._on_error is not None:
-            future.add_done_callback(self._report)
-        return future
+        return self._producer.put(data, checked.user_id, checked)
 
     def put_many(self, events: Iterable[CartEvent]) -> list[Future[Acknowledged]]:
         """Queue events in this order. On an error those before it stay queued."""
@@ -165,11 +161,6 @@ class CartProducer:
         return self.put(
             CartEvent(event_id=event_id or new_event_id(), event_type=event_type, ts=ts or datetime.now(UTC), **fields)
         )
-
-    def _report(self, future: Future[Acknowledged]) -> None:
-        error = future.exception()
-        if isinstance(error, PutFailed) and self._on_error is not None:
-            self._on_error(error)
 
 
 def checked_bytes(event: CartEvent) -> tuple[bytes, CartEvent]:

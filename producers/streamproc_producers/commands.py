@@ -1,4 +1,4 @@
-"""The commands ``replay`` and ``simulate``."""
+"""The commands ``replay``, ``simulate`` and ``producer``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,7 @@ from streamproc_producers.events import CartEvent, new_event_id
 from streamproc_producers.replay import Pace, ReplayReport, replay as send
 from streamproc_producers.retail import RetailLog, default_data_path, stable_event_id
 from streamproc_producers.simulate import Shop, simulate as shop_events
+from streamproc_producers.verify import read_capture, read_stream, verify as judge
 
 EXIT_CODES = """\b
 Exit codes:
@@ -33,6 +35,16 @@ Exit codes:
    5  credentials are missing, or the call was refused
  130  stopped by Ctrl-C; what was sent before is counted
  143  stopped by SIGTERM, likewise
+"""
+
+VERIFY_EXIT_CODES = """\b
+Exit codes:
+   0  KCL would drop nothing
+   1  it would: what, is printed
+   2  an option or the capture cannot be used
+   3  the stream does not exist
+   4  Kinesis cannot be reached
+   5  credentials are missing, or the call was refused
 """
 
 _stream = click.option("--stream", required=True, help="The Kinesis stream to send to.")
@@ -139,6 +151,64 @@ def simulate(
         happening = itertools.takewhile(lambda event: event.ts < end, happening)
     report, received = _send(itertools.islice(happening, events), stream, Pace(speed=1.0), journal, events)
     _finish(report, received)
+
+
+@click.group()
+def producer() -> None:
+    """Look after what producers send."""
+
+
+@producer.command(epilog=VERIFY_EXIT_CODES)
+@click.option("--stream", help="Read this stream.")
+@click.option(
+    "--capture", type=click.Path(path_type=Path), help="Read this file instead: shards and records, a JSON line each."
+)
+@click.option("--from", "since", type=click.DateTime(), help="Leave out what arrived before (UTC).")
+@click.option("--until", type=click.DateTime(), help="Leave out what arrived then or later (UTC). Default: now.")
+def verify(stream: str | None, capture: Path | None, since: datetime | None, until: datetime | None) -> None:
+    """Prove that KCL drops no aggregate of a stream.
+
+    KCL drops an aggregate whole, and says nothing, where one of its user records hashes outside the shard. Aggregates
+    that aws-kinesis-agg made do, on a stream of several shards. This producer's do just after a reshard; it sees that,
+    and sends their events again.
+
+    \b
+    A capture is made by:
+      aws kinesis list-shards --stream-name cart-events | jq -c '.Shards[]' > capture.jsonl
+      aws kinesis get-records --shard-iterator ... | jq -c '.Records[] + {ShardId: "shardId-..."}' >> capture.jsonl
+
+    \b
+    Examples:
+      streamproc producer verify --stream cart-events
+      streamproc producer verify --stream cart-events --from 2026-01-02T03:00:00
+      streamproc producer verify --capture capture.jsonl
+    """
+    if (stream is None) == (capture is None):
+        raise SettingsError("give either --stream or --capture: that is what is read")
+    if capture is not None and (since is not None or until is not None):
+        raise SettingsError("--from and --until are for --stream: a capture is read as a whole")
+    if capture is not None:
+        verdict = judge(partial(read_capture, capture))
+    else:
+        from streamproc.aws import aws_client
+
+        start, end = (time.replace(tzinfo=UTC) if time else None for time in (since, until))
+        verdict = judge(partial(read_stream, aws_client("kinesis"), stream or "", start, end or datetime.now(UTC)))
+    click.echo(f"records            {verdict.records}")
+    click.echo(f"aggregates         {verdict.aggregates}, of up to {verdict.keys_per_aggregate_max} keys")
+    click.echo(f"  user records     {verdict.user_records}")
+    if verdict.unreadable:
+        click.echo(f"  unreadable       {verdict.unreadable}, which consumers get as they are")
+    click.echo(f"KCL would drop     {verdict.dropped}")
+    for offender in verdict.offenders:
+        keys = ", ".join(map(repr, offender.keys_outside))
+        click.echo(f"  {offender.shard_id} {offender.sequence_number}: {offender.users} user records; outside: {keys}")
+    if verdict.dropped > len(verdict.offenders):
+        click.echo(f"  and {verdict.dropped - len(verdict.offenders)} more")
+    if verdict.dropped:
+        again, users = verdict.user_records_sent_again, verdict.user_records_dropped
+        click.echo(f"  user records     {users}, of which {again} are in the stream again, where they are kept")
+        raise click.exceptions.Exit(1)
 
 
 def _send(

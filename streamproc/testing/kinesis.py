@@ -36,6 +36,7 @@ class CallRefused(NamedTuple):
 
     code: str
     status: int = 400
+    message: str = "scripted"
 
 
 class ServiceAway(NamedTuple):
@@ -217,7 +218,7 @@ class FakeKinesis:
             if isinstance(fault, ServiceAway):
                 raise EndpointConnectionError(endpoint_url="https://kinesis.invalid")
             if isinstance(fault, CallRefused):
-                raise _refusal(operation, fault.code, "scripted", fault.status)
+                raise _refusal(operation, fault.code, fault.message, fault.status)
             if isinstance(fault, EntriesRefused):
                 request = {**request, "_refused": fault}
             try:

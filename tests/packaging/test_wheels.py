@@ -46,7 +46,11 @@ NEED_AN_EXTRA = {
     "streamproc.local.moto_server": "moto",
     "streamproc.testing.fixtures": "pytest",
     "streamproc_producers.commands": "click",
-} | {f"streamproc.operations.{path.stem}": "click" for path in (ROOT / "streamproc/operations").glob("[!_]*.py")}
+} | {
+    f"streamproc.operations.{path.stem}": "click"
+    for path in (ROOT / "streamproc/operations").glob("[!_]*.py")
+    if path.stem != "lag"  # it only reads
+}
 
 IMPORT_EVERYTHING = """
 import importlib, importlib.metadata, importlib.util, json, pathlib

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from streamproc.aggregation import MAGIC, UserRecord, aggregate, deaggregate, expand
+from streamproc.aggregation import (
+    MAGIC,
+    UserRecord,
+    aggregate,
+    aggregate_by_key,
+    deaggregate,
+    expand,
+)
+from streamproc.kpl import AggregatedRecord
 from streamproc.record import Position
 from streamproc.shardmap import ALL_HASH_KEYS, HASH_KEY_MAX, HashRange, hash_key_of
 
@@ -46,6 +54,31 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Any:
 @given(st.lists(user_records, min_size=1))
 def test_an_aggregate_gives_back_what_went_in_in_order(records: list[UserRecord]) -> None:
     assert deaggregate(aggregate(records)) == records
+
+
+@given(
+    st.lists(st.tuples(partition_keys, st.lists(st.binary(max_size=300), min_size=1)), unique_by=lambda each: each[0])
+)
+def test_an_aggregate_made_by_key_is_the_same(keys: list[tuple[str, list[bytes]]]) -> None:
+    assert aggregate_by_key(keys) == aggregate([UserRecord(key, data) for key, datas in keys for data in datas])
+
+
+@given(st.lists(user_records, min_size=1))
+def test_what_is_written_by_hand_is_what_the_generated_messages_write(records: list[UserRecord]) -> None:
+    message = AggregatedRecord()
+    body = aggregate(records)[len(MAGIC) : -16]
+    message.ParseFromString(body)
+    assert message.SerializeToString() == body
+    keys, hash_keys = message.partition_key_table, message.explicit_hash_key_table
+    assert len(set(keys)) == len(keys)
+    assert [
+        UserRecord(
+            keys[record.partition_key_index],
+            record.data,
+            int(hash_keys[record.explicit_hash_key_index]) if record.HasField("explicit_hash_key_index") else None,
+        )
+        for record in message.records
+    ] == records
 
 
 def test_aws_own_deaggregator_reads_our_aggregates(aws: Any) -> None:
@@ -136,7 +169,9 @@ def test_a_plain_record_is_kept_wherever_its_key_hashes() -> None:
 def test_importing_leaves_no_trace_of_the_protobuf_modules_name() -> None:
     code = (
         "import sys; path = list(sys.path); mine = sys.modules['config_pb2'] = object()\n"
-        "import streamproc.aggregation\n"
+        "from streamproc.aggregation import aggregate, deaggregate, UserRecord\n"
+        "assert 'google.protobuf' not in sys.modules, 'who only sends does not need it'\n"
+        "deaggregate(aggregate([UserRecord('k', b'x')]))\n"
         "assert sys.path == path and sys.modules['config_pb2'] is mine and 'messages_pb2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

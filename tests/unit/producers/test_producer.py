@@ -1,7 +1,5 @@
 """The producer as apps see it, with its thread."""
 
-import subprocess
-import sys
 import threading
 from concurrent.futures import Future, wait
 from itertools import repeat
@@ -9,9 +7,16 @@ from typing import Any
 
 import pytest
 
-from streamproc.errors import ProducerClosed, PutFailed, QueueFull, SettingsError, StreamNotFound
+from streamproc.errors import (
+    ProducerClosed,
+    PutFailed,
+    QueueFull,
+    RecordTooLarge,
+    SettingsError,
+    StreamNotFound,
+)
 from streamproc.producer import Acknowledged, Producer, ProducerSettings
-from streamproc.telemetry import RecordsSent, Telemetry
+from streamproc.telemetry import PutsDelayed, RecordsSent, Telemetry
 from streamproc.testing.kinesis import CallRefused, FakeKinesis, ServiceAway
 
 STREAM = "cart-events"
@@ -91,7 +96,7 @@ def test_a_put_waits_for_room_until_events_are_done(kinesis: Any) -> None:
 
 def put_all(producer: Producer, events: int) -> None:
     for n in range(events):
-        producer.put(b"", f"u{n}")
+        producer.put(b"x" * 1000, f"u{n}")
 
 
 def test_small_events_count_with_what_they_cost_in_memory(kinesis: Any) -> None:
@@ -99,7 +104,7 @@ def test_small_events_count_with_what_they_cost_in_memory(kinesis: Any) -> None:
     settings = ProducerSettings(buffer_bytes_max=2 * 1024 * 1024, full_wait_seconds_max=0)
     with Producer(STREAM, client=gate, settings=settings) as producer:
         with pytest.raises(QueueFull, match="events wait for cart-events"):
-            put_all(producer, 1100)
+            put_all(producer, 1000)  # 1 MB of data
         gate.opened.set()
 
 
@@ -204,11 +209,19 @@ def test_events_put_within_the_linger_go_in_one_call(kinesis: Any) -> None:
         for n in range(3):
             producer.put(b"x", f"u{n}")
         assert producer.flush(SECONDS)  # a flush ends the linger
-    assert [event.entries for event in events if isinstance(event, RecordsSent)] == [3]
+    assert [event.events for event in events if isinstance(event, RecordsSent)] == [3]
 
 
-def test_a_full_request_does_not_linger(kinesis: Any) -> None:
+def test_a_full_aggregate_for_every_shard_does_not_linger(kinesis: Any) -> None:
     with Producer(STREAM, client=kinesis, settings=ProducerSettings(linger_seconds=600)) as producer:
+        futures = [producer.put(b"x" * 1000, f"u{n}") for n in range(200)]
+        done, _ = wait(futures[:10], SECONDS)
+        assert len(done) == 10
+
+
+def test_a_full_request_of_plain_records_does_not_linger(kinesis: Any) -> None:
+    settings = ProducerSettings(linger_seconds=600, aggregate=False, shard_records_per_second=None)
+    with Producer(STREAM, client=kinesis, settings=settings) as producer:
         futures = [producer.put(b"x", f"u{n}") for n in range(500)]
         done, _ = wait(futures, SECONDS)
         assert len(done) == 500
@@ -230,15 +243,6 @@ def test_a_telemetry_subscriber_that_raises_costs_no_event(kinesis: Any) -> None
         assert producer.put(b"1", "u1").result(SECONDS)
 
 
-def test_a_producer_made_before_a_fork_says_so_instead_of_keeping_events_for_ever(
-    kinesis: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Producer(STREAM, client=kinesis) as producer:
-        monkeypatch.setattr("os.getpid", lambda: -1)
-        with pytest.raises(ProducerClosed, match="make one in each process"):
-            producer.put(b"1", "u1")
-
-
 @pytest.mark.parametrize(
     ("data", "key", "names"), [(b"", "", "partition key"), (b"", "k" * 257, "257"), (b"x" * 1_048_576, "k", "1048577")]
 )
@@ -253,7 +257,18 @@ def test_the_largest_record_is_taken(kinesis: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"buffer_bytes_max": 1}, {"record_ttl_seconds": 0}, {"linger_seconds": -1}, {"full_wait_seconds_max": -1}]
+    "wrong",
+    [
+        {"buffer_bytes_max": 1},
+        {"record_ttl_seconds": 0},
+        {"linger_seconds": -1},
+        {"full_wait_seconds_max": -1},
+        {"aggregate_bytes_max": 1},
+        {"aggregate_bytes_max": 2_000_000},
+        {"aggregate_events_max": 0},
+        {"shard_bytes_per_second": 0},
+        {"shard_records_per_second": -1},
+    ],
 )
 def test_settings_are_checked_with_the_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):
@@ -266,16 +281,57 @@ def test_a_stream_name_that_cannot_be_is_refused(name: str) -> None:
         Producer(name)
 
 
-def test_what_waits_when_the_program_ends_is_sent() -> None:
-    code = (
-        "from streamproc.producer import Producer\n"
-        "class Client:\n"
-        "    def put_records(self, StreamName, Records):\n"
-        "        print(*[record['Data'].decode() for record in Records], flush=True)\n"
-        "        return {'Records': [{'ShardId': 'shardId-000000000000', 'SequenceNumber': '1'}] * len(Records)}\n"
-        "from streamproc.producer import ProducerSettings\n"
-        "producer = Producer('s', client=Client(), settings=ProducerSettings(linger_seconds=60))\n"
-        "producer.put(b'one', 'u1'); producer.put(b'two', 'u2')\n"
-    )
-    ended = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
-    assert (ended.stdout, ended.stderr) == ("one two\n", "")
+def test_put_many_takes_all_events_or_none(kinesis: Any, read_all: Any) -> None:
+    gate = Gate(kinesis)
+    settings = ProducerSettings(buffer_bytes_max=2 * 1024 * 1024, full_wait_seconds_max=0)
+    with Producer(STREAM, client=gate, settings=settings) as producer:
+        futures = producer.put_many([(b"%d" % n, "u1") for n in range(3)])
+        with pytest.raises(RecordTooLarge):
+            producer.put_many([(b"3", "u1"), (b"x" * 1_048_576, "u1")])
+        with pytest.raises(SettingsError, match="partition key"):
+            producer.put_many([(b"3", "u1"), (b"x", "")])
+        producer.put(b"y" * 1_000_000, "u2")
+        with pytest.raises(QueueFull, match="buffer_bytes_max"):
+            producer.put_many([(b"3", "u1"), (b"x" * 1_040_000, "u1"), (b"x" * 500_000, "u1")])
+        with pytest.raises(QueueFull, match="put fewer at once"):
+            producer.put_many([(b"x" * 1_000_000, "u1")] * 3)
+        gate.opened.set()
+        assert len({future.result(SECONDS) for future in futures}) == 3
+    assert read_all(kinesis)["u1"] == [b"0", b"1", b"2"]
+
+
+def test_data_may_be_any_bytes_and_no_text(kinesis: Any, read_all: Any) -> None:
+    with Producer(STREAM, client=kinesis) as producer:
+        producer.put(bytearray(b"1"), "u1")  # type: ignore[arg-type]
+        producer.put(memoryview(b"22"), "u1")  # type: ignore[arg-type]
+        with pytest.raises(SettingsError, match="encode it"):
+            producer.put("3", "u1")  # type: ignore[arg-type]
+    assert read_all(kinesis) == {"u1": [b"1", b"22"]}
+
+
+def test_on_error_gets_every_failure_and_may_raise() -> None:
+    failed: list[PutFailed] = []
+
+    def on_error(error: PutFailed) -> None:
+        failed.append(error)
+        raise ValueError("broken")
+
+    with Producer(STREAM, client=FakeKinesis(), on_error=on_error) as producer:
+        producer.put(b"1", "u1", "one")
+        producer.put(b"2", "u1", "two")
+    assert [error.event for error in failed] == ["one", "two"]
+
+
+def test_puts_that_wait_for_room_are_told(kinesis: Any) -> None:
+    gate = Gate(kinesis)
+    events: list[Any] = []
+    settings = ProducerSettings(buffer_bytes_max=2 * 1024 * 1024, full_wait_seconds_max=0)
+    with Producer(STREAM, client=gate, settings=settings, telemetry=Telemetry(events.append)) as producer:
+        for n in range(2):
+            producer.put(b"x" * 1_000_000, f"u{n}")
+        for n in range(3):
+            with pytest.raises(QueueFull):
+                producer.put(b"x" * 1_000_000, f"u{n}")
+        gate.opened.set()
+    [delayed] = [event for event in events if isinstance(event, PutsDelayed)]
+    assert (delayed.stream, delayed.puts_delayed, delayed.puts_refused) == (STREAM, 3, 3)
