@@ -23,7 +23,7 @@ from streamproc.telemetry import BatchCommitted, Telemetry, TelemetryEvent
 from streamproc_models.training import train
 from streamproc_producers.simulate import Shop, simulate
 
-SETTLE_SECONDS = 30.0
+SETTLE_SECONDS = 90.0
 
 
 @pytest.fixture(scope="session")
