@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from streamproc.errors import LeasesHeldElsewhere
+from streamproc.errors import LeasesHeldElsewhere, SettingsError
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.local import LocalStack, read_journal
 from streamproc.local.kinesis_local import KinesisLocal
@@ -116,7 +116,7 @@ class Fleet:
         return DynamoDBLeases(self.name, client=self.stack.client("dynamodb"))
 
     def folded(self) -> int:
-        with contextlib.suppress(self.stack.client("dynamodb").exceptions.ResourceNotFoundException):
+        with contextlib.suppress(SettingsError):  # no table yet
             return sum(state.events_folded for state in self.states().scan())
         return 0
 

@@ -163,6 +163,8 @@ class _Session:
         self._processes = ExitStack()
         self._consumers: dict[str, subprocess.Popen[bytes]] = {}
         self._kill_is_due = plan.kill_after is not None
+        #: Leases that recommenders take in all: the one that follows a killed one takes every one again.
+        self._leases_expected = SHARDS
         self._watch = Watch(
             plan.folder / "journal.jsonl",
             stack.firehose_journal,
@@ -199,13 +201,17 @@ class _Session:
         self._kill_is_due = False
         self._consumers["recommender"].kill()
         self._consumers["recommender"].wait()
+        self._leases_expected += SHARDS
         self._start_consumer("recommender")
 
     def _phase(self) -> str:
         return "steady" if len(self._watch.lines) < self._plan.rate * self._plan.rate_seconds else "flat out"
 
     def _caught_up(self) -> bool:
-        return not self._kill_is_due and self._watch.waiting == 0 and self._watch.archived >= len(self._watch.lines)
+        watch = self._watch
+        # A recommender that is still starting has nothing to drain, and nothing to catch the signal with.
+        is_up = not self._kill_is_due and watch.leases >= self._leases_expected
+        return is_up and watch.waiting == 0 and watch.archived >= len(watch.lines)
 
     def _until(self, reached: Callable[[], bool], display: Display, phase: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
