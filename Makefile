@@ -34,8 +34,9 @@ lint: $(STAMP) ## Check style, types and the direction of imports
 test: $(STAMP) ## Run all tests but the long ones (ARGS=... goes to pytest)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not long" --figures=build/test.json $(ARGS)
 
+# One at a time: each of them starts servers, workers and JVMs, and starves another one beside it on two cores.
 test-long: $(STAMP) ## Run the tests that take minutes
-	@$(BIN)/pytest -n 2 --dist loadfile -m long --figures=build/test-long.json $(ARGS)
+	@$(BIN)/pytest -m long --figures=build/test-long.json $(ARGS)
 
 demo: $(STAMP) ## Run the demonstration on the local AWS stack (ARGS=--help tells its options)
 	@$(BIN)/streamproc demo --json build/demo.json $(ARGS)

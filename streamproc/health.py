@@ -28,10 +28,7 @@ def health(host: HostView, *, draining: bool, stall_seconds: float = STALL_SECON
     for shard_id, shard in host.shards.items():
         if shard.read_seconds_ago is None or shard.quiet_seconds <= stall_seconds:
             continue
-        doing = ""
-        if shard.state == "user_code":
-            doing = f", in the application's code for {shard.state_seconds:.0f} s"
-        return Verdict(False, f"nothing was heard of {shard_id} for {shard.quiet_seconds:.0f} s{doing}")
+        return Verdict(False, f"nothing was heard of {shard_id} for {shard.quiet_seconds:.0f} s")
     return Verdict(True, f"all shards move: {len(host.shards)}" if host.shards else "no shard is held")
 
 

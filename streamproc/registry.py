@@ -89,7 +89,6 @@ METRICS = {
         Metric("streamproc_leases_lost_total", _COUNTER, "Leases that another worker took", _SHARD),
         Metric("streamproc_shards_ended_total", _COUNTER, "Shards read to their end", _SHARD),
         Metric("streamproc_projection_away", _GAUGE, "1 while the projection cannot be written", _SHARD),
-        Metric("streamproc_user_code_seconds", _GAUGE, "Time in the application's code, as of the heartbeat", _SHARD),
         Metric("streamproc_aggregates_dropped_total", _COUNTER, "KPL aggregates dropped as KCL drops them", _SHARD),
         Metric("streamproc_retention_gaps_total", _COUNTER, "Checkpoints older than the retention", _SHARD),
         Metric("streamproc_replays_skipped_total", _COUNTER, "Replayed dead letters not folded", _SHARD),
@@ -124,11 +123,9 @@ class ShardView(msgspec.Struct, frozen=True):
     checkpoint_age_seconds: float
     #: None before its first read.
     read_seconds_ago: float | None
-    #: Since anything but a heartbeat was heard of it. A retry counts: it waits for a service, and says so.
+    #: Since anything was heard of it. A retry counts: it waits for a service, and says so.
     quiet_seconds: float
     projection_away: bool
-    state: str | None
-    state_seconds: float
     model_version: str | None
 
 
@@ -151,7 +148,6 @@ class _Shard:
         self.read_at: float | None = None
         self.heard_at = now
         self.away = False
-        self.heartbeat: facts.Heartbeat | None = None
         self.model_version: str | None = None
 
 
@@ -216,7 +212,7 @@ class Registry:
             if handle is not None:
                 handle(self, event)
             shard = self._shards.get(getattr(event, "shard_id", None) or "")
-            if shard is not None and type(event) in _HANDLERS and not isinstance(event, facts.Heartbeat):
+            if shard is not None and type(event) in _HANDLERS:
                 shard.heard_at = self._clock.monotonic()
 
     def collect(self) -> list[Family]:
@@ -251,15 +247,12 @@ class Registry:
             )
 
     def _shard_view(self, shard: _Shard, now: float) -> ShardView:
-        beat = shard.heartbeat
         return ShardView(
             iterator_age_seconds=shard.iterator_age_seconds,
             checkpoint_age_seconds=now - shard.undurable_since if shard.undurable_since is not None else 0.0,
             read_seconds_ago=now - shard.read_at if shard.read_at is not None else None,
             quiet_seconds=now - shard.heard_at,
             projection_away=shard.away,
-            state=beat.state if beat else None,
-            state_seconds=max(0.0, self._clock.time() - beat.since) if beat else 0.0,
             model_version=shard.model_version,
         )
 
@@ -273,11 +266,6 @@ class Registry:
             "streamproc_iterator_age_seconds": {(key,): view.iterator_age_seconds for key, view in views.items()},
             "streamproc_checkpoint_age_seconds": {(key,): view.checkpoint_age_seconds for key, view in views.items()},
             "streamproc_projection_away": {(key,): float(view.projection_away) for key, view in views.items()},
-            "streamproc_user_code_seconds": {
-                (key,): view.state_seconds if view.state == "user_code" else 0.0
-                for key, view in views.items()
-                if view.state is not None
-            },
             "streamproc_model_info": {
                 (key, view.model_version): 1.0 for key, view in views.items() if view.model_version is not None
             },
@@ -384,10 +372,6 @@ class Registry:
         if (shard := self._shards.get(event.shard_id)) is not None:
             shard.away = False
 
-    def _on_heartbeat(self, event: facts.Heartbeat) -> None:
-        if (shard := self._shards.get(event.shard_id)) is not None:
-            shard.heartbeat = event
-
     def _on_model(self, event: facts.ModelLoaded) -> None:
         self._held(event.shard_id).model_version = event.model_version
 
@@ -443,7 +427,6 @@ _HANDLERS: dict[type[TelemetryEvent], Callable[[Registry, Any], None]] = {
     facts.Retried: Registry._on_retry,
     facts.ProjectionUnavailable: Registry._on_away,
     facts.ProjectionCaughtUp: Registry._on_caught_up,
-    facts.Heartbeat: Registry._on_heartbeat,
     facts.ModelLoaded: Registry._on_model,
     facts.RunnerStarted: Registry._on_started,
     facts.ChildStarted: Registry._on_child_started,

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import msgspec
 
@@ -180,17 +180,6 @@ class RunnerStarted(TelemetryEvent, frozen=True, kw_only=True):
     """The runner looked for shards once. A host that holds no lease from here on has nothing to do, and is ready."""
 
     runner: str
-
-
-class Heartbeat(TelemetryEvent, frozen=True, kw_only=True):
-    """What the process of a shard is doing, told by another thread of it: what a watchdog goes by."""
-
-    shard_id: str
-    pid: int
-    #: In the application's code, waiting for a store or a sink, or for the next batch.
-    state: Literal["user_code", "store", "idle"]
-    #: When it began to, seconds since the epoch.
-    since: float
 
 
 class ChildStarted(TelemetryEvent, frozen=True, kw_only=True):

@@ -22,7 +22,6 @@ import msgspec
 from streamproc.telemetry import (
     BatchCommitted,
     BatchRead,
-    Heartbeat,
     LeaseLost,
     ShardEnded,
     TelemetryEvent,
@@ -61,8 +60,6 @@ class LogWriter:
         if isinstance(event, BatchRead):
             with self._lock:
                 self._behind[event.shard_id] = event.millis_behind_latest
-            return
-        if isinstance(event, Heartbeat):
             return
         if isinstance(event, (LeaseLost, ShardEnded)):
             with self._lock:

@@ -19,7 +19,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -27,7 +26,6 @@ from streamproc.errors import SettingsError
 from streamproc.telemetry import (
     ChildEnded,
     ChildStarted,
-    Heartbeat,
     Subscriber,
     Telemetry,
     TelemetryDropped,
@@ -90,15 +88,6 @@ class RelaySender:
                 self._waiting.append(event)
             else:
                 self._dropped += 1
-
-    def heartbeat(self, shard_id: str, state: Literal["user_code", "store", "idle"], since: float) -> None:
-        """Say at once what the shard's thread has been doing since then (seconds since the epoch).
-
-        To be called every second or so by another thread than the shard's. It never blocks, and waits for nothing that
-        the shard's thread holds; a heartbeat that cannot be handed over is lost, for another one follows.
-        """
-        beat = Heartbeat(shard_id=shard_id, pid=self._pid, state=state, since=since)
-        self._send(_encode(_Datagram(self._pid, 0, False, [_tagged(beat)])))
 
     def flush(self, *, last: bool = False) -> None:
         """Hand over what waits. Where the parent is slow it goes on waiting; where the parent is gone it is dropped."""

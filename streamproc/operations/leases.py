@@ -15,7 +15,7 @@ from streamproc.lease import Lease
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.operations.common import (
     LIST_COLUMNS_MIN,
-    checkpoint_text as checkpoint_text,
+    checkpoint_text,
     duration_text,
     of_application,
     print_table,

@@ -22,6 +22,7 @@ from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.operations.common import (
     LIST_COLUMNS_MIN,
     PART_KEYS,
+    checkpoint_text,
     confirm,
     counting,
     exit_codes,
@@ -30,7 +31,6 @@ from streamproc.operations.common import (
     print_table,
     table_of,
 )
-from streamproc.operations.leases import checkpoint_text
 from streamproc.operations.shadow import (
     begun,
     check_stream,

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
 from streamproc.errors import ServiceUnreachable, StreamprocError
+from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.local import LocalStack
 from streamproc.local.processes import tethered
 from streamproc.namespace import Namespace
@@ -36,6 +37,7 @@ STREAM = "cart-events"
 SHARDS = 4
 BUCKET = "streamproc-demo"
 RECOMMENDATIONS = "recommendations"
+RECOMMENDER = "recommender"
 ARCHIVE = "cart-events-archive"
 RECOMMENDATIONS_PREFIX = "recommendations/"
 _START_SECONDS = 60.0
@@ -211,7 +213,19 @@ class _Session:
         watch = self._watch
         # A recommender that is still starting has nothing to drain, and nothing to catch the signal with.
         is_up = not self._kill_is_due and watch.leases >= self._leases_expected
-        return is_up and watch.waiting == 0 and watch.archived >= len(watch.lines)
+        return is_up and watch.waiting == 0 and watch.archived >= len(watch.lines) and self._is_durable()
+
+    def _is_durable(self) -> bool:
+        """Whether what is published is in the durable states, or in the memory of the one that published it.
+
+        A worker that took leases over reads again what the one before it published but did not store, and a stop in
+        the middle of that leaves the rest for the next worker.
+        """
+        if self._watch.leases == SHARDS:
+            return True
+        leases = DynamoDBLeases(RECOMMENDER, client=self._stack.client("dynamodb")).list()
+        checkpoints = {lease.shard_id: lease.checkpoint for lease in leases if lease.checkpoint.isdigit()}
+        return all(int(checkpoints.get(shard, 0)) >= last for shard, last in self._watch.sent_up_to.items())
 
     def _until(self, reached: Callable[[], bool], display: Display, phase: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -292,7 +306,7 @@ class _Session:
 
     def _states(self, users: dict[str, proof.Oracle]) -> tuple[dict[str, StoredState], dict[str, StoredState], int]:
         kinesis, dynamodb = self._stack.client("kinesis"), self._stack.client("dynamodb")
-        namespace = Namespace("recommender", STREAM, stream_created_at(kinesis, STREAM))
+        namespace = Namespace(RECOMMENDER, STREAM, stream_created_at(kinesis, STREAM))
         durable = {stored.key: stored for stored in DynamoDBStates(namespace, client=dynamodb).scan()}
         projected = RedisProjection(namespace, url=self._stack.redis_url).read(sorted({*users, *durable}))
         letters = DynamoDBDeadLetters(namespace, bucket=BUCKET, client=dynamodb, s3=self._stack.client("s3"))

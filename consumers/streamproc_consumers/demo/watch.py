@@ -42,6 +42,8 @@ class Watch:
         self._recent: deque[tuple[float, int]] = deque()
         self._progress: dict[str, Any] = {}
         self.lines: list[JournalLine] = []
+        #: The last sequence number of each shard.
+        self.sent_up_to: dict[str, int] = {}
         self.published: list[Published] = []
         self.archived = 0
         self.dead_letters = 0
@@ -54,6 +56,8 @@ class Watch:
             self.lines.append(line)
             if (position := journal_position(line)) is not None:
                 self._sent_to[line.user_id] = position
+                shard_id = str(line.shard_id)
+                self.sent_up_to[shard_id] = max(self.sent_up_to.get(shard_id, 0), position.sequence_number)
         for text in self._firehose.lines():
             self._take(self._decode_accepted(text))
         for text in self._log.lines():

@@ -20,28 +20,10 @@ from streamproc.producing.waiting import Waiting, resolve
 from streamproc.record import shard_number_of
 from streamproc.shardmap import HASH_KEY_MAX, HashRange, hash_key_of
 from streamproc.telemetry import Telemetry, TelemetryEvent
+from streamproc.testing.clock import ManualClock
 from streamproc.testing.kinesis import FakeKinesis
 
 STREAM = "cart-events"
-
-
-class ManualClock:
-    """Stands still until it is told, or until someone waits."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-        self.waits: list[float] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def wait(self, seconds: float, stop: threading.Event | None = None) -> bool:
-        self.waits.append(seconds)
-        self.now += seconds
-        return stop is not None and stop.is_set()
 
 
 class Bench:
@@ -103,7 +85,7 @@ def keys_in() -> Callable[..., list[str]]:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(1_700_000_000.0)
 
 
 @pytest.fixture
@@ -124,7 +106,7 @@ def make_bench() -> Callable[..., tuple[Bench, FakeKinesis]]:
     """Benches of their own, for the examples of a property."""
 
     def make(shards: int = 2, **options: Any) -> tuple[Bench, FakeKinesis]:
-        clock = ManualClock()
+        clock = ManualClock(1_700_000_000.0)
         fake_options = {name: options.pop(name) for name in ("put_order", "throttles") if name in options}
         fake = FakeKinesis(clock=clock, **fake_options)
         fake.create_stream(StreamName=STREAM, ShardCount=shards)

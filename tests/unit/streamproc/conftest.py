@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from streamproc.deadletter import DeadLetter
 from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.errors import DecodeError
 from streamproc.namespace import Namespace
@@ -18,9 +19,11 @@ from streamproc.projections.memory import MemoryProjection
 from streamproc.record import Batch, Position, Record
 from streamproc.settings import WorkerSettings
 from streamproc.shardmap import ALL_HASH_KEYS, HashRange
+from streamproc.sink import Delivery
 from streamproc.sinks.memory import MemorySink
 from streamproc.states.memory import MemoryStates
 from streamproc.telemetry import Telemetry, TelemetryEvent
+from streamproc.testing.clock import ManualClock
 from streamproc.worker import Ports, ShardWorker
 
 NAMESPACE = Namespace("app", "stream", 1)
@@ -81,29 +84,31 @@ class Sums(KeyedProcessor[dict[str, Any], dict[str, Any], dict[str, Any]]):
         return state
 
 
-class ManualClock:
-    """Time stands still until a test, or a wait, moves it."""
-
-    def __init__(self) -> None:
-        self.now = 1_000.0
-        self.waits: list[float] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def wait(self, seconds: float, stop: threading.Event | None = None) -> bool:
-        self.waits.append(seconds)
-        self.now += seconds
-        return stop is not None and stop.is_set()
-
-
 def record(sequence_number: int, key: str, value: object, *, event_id: str | None = None, **more: object) -> Record:
     """A record that holds an event of :class:`Sums`."""
     event = {"key": key, "value": value, "id": event_id or f"id-{sequence_number}", **more}
     return Record(json.dumps(event).encode(), key, Position(0, sequence_number), 1_000.0)
+
+
+class FlakySink:
+    """Fails as scripted: an error to raise, or what to answer."""
+
+    def __init__(self, *script: Exception | Callable[[Sequence[bytes]], Delivery]) -> None:
+        self.script = list(script)
+        self.accepted: list[bytes] = []
+        self.outputs = self.accepted
+
+    def check(self) -> str:
+        return "scripted"
+
+    def publish(self, outputs: Sequence[bytes]) -> Delivery:
+        step = self.script.pop(0) if self.script else None
+        if isinstance(step, Exception):
+            raise step
+        delivery = step(outputs) if step else Delivery([], [])
+        gone = {*delivery.pending, *(index for index, _ in delivery.refused)}
+        self.accepted += [output for index, output in enumerate(outputs) if index not in gone]
+        return delivery
 
 
 @dataclass
@@ -111,7 +116,7 @@ class Bench:
     """A worker of shard 0 on memory ports, and what it wrote."""
 
     processor: Sums = field(default_factory=Sums)
-    clock: ManualClock = field(default_factory=ManualClock)
+    clock: ManualClock = field(default_factory=lambda: ManualClock(1_000.0))
     states: MemoryStates = field(default_factory=lambda: MemoryStates(NAMESPACE))
     projection: MemoryProjection = field(default_factory=lambda: MemoryProjection(NAMESPACE))
     sink: MemorySink = field(default_factory=lambda: MemorySink(NAMESPACE))
@@ -152,6 +157,10 @@ class Bench:
         stored = self.states.load([key])
         return list(json.loads(stored[key].state)["values"]) if stored else []
 
+    def letters(self) -> dict[int, DeadLetter]:
+        """The dead letters by sequence number."""
+        return {letter.position.sequence_number: letter for letter in self.deadletters.scan()}
+
     def outputs(self) -> list[dict[str, Any]]:
         """What was published."""
         return [json.loads(output) for output in self.sink.outputs]
@@ -184,9 +193,14 @@ def make_batch() -> Callable[[Iterable[Record]], Batch]:
 
 @pytest.fixture
 def manual_clock() -> Callable[[], ManualClock]:
-    return ManualClock
+    return lambda: ManualClock(1_000.0)
 
 
 @pytest.fixture
 def sums() -> Callable[[], Sums]:
     return Sums
+
+
+@pytest.fixture
+def flaky_sink() -> type[FlakySink]:
+    return FlakySink

@@ -53,11 +53,10 @@ def test_progress_of_several_shards_lists_each_ones_age_and_position() -> None:
     assert line["positions"] == {ONE: "a:1", TWO: "b:1"}
 
 
-def test_an_empty_read_and_a_heartbeat_are_no_lines_and_the_age_is_the_last_reads() -> None:
+def test_an_empty_read_is_no_line_and_the_age_is_the_last_reads() -> None:
     (line,) = written(
         committed(ONE, 60_000),
         facts.BatchRead(shard_id=ONE, records=0, millis_behind_latest=0),
-        facts.Heartbeat(shard_id=ONE, pid=1, state="idle", since=0.0),
     )
     assert line["iterator_age_ms"] == 0
 

@@ -234,18 +234,6 @@ def test_a_host_is_healthy_while_its_shards_are_read_and_not_once_one_hangs(host
     assert host.healthy() == (True, "all shards move: 2")
 
 
-def test_a_heartbeat_is_no_sign_of_progress_and_says_where_the_shard_hangs(host: Host) -> None:
-    host.take(acquired(), read())
-    beat = facts.Heartbeat(shard_id=ONE, pid=1, state="user_code", since=host.clock.now)
-    host.clock.now += 75
-    host.take(beat)
-    assert host.healthy() == (
-        False,
-        f"nothing was heard of {ONE} for 75 s, in the application's code for 75 s",
-    )
-    assert host.value("streamproc_user_code_seconds", ONE) == 75
-
-
 def test_what_a_watchdog_says_of_a_shard_is_counted_and_is_no_sign_of_progress(host: Host) -> None:
     host.take(acquired(), read())
     host.clock.now += 75

@@ -13,8 +13,7 @@ from hypothesis import given, strategies as st
 
 from streamproc.errors import SettingsError
 from streamproc.lease import SHARD_END, Lease
-from streamproc.operations.common import confirm, parts
-from streamproc.operations.leases import checkpoint_text
+from streamproc.operations.common import checkpoint_text, confirm, parts
 from streamproc.operations.state import Standing, standing
 from streamproc.readable import bytes_text, data_text, plain, readable, state_fields
 from streamproc.record import Position

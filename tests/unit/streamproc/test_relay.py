@@ -109,11 +109,6 @@ def test_a_second_with_more_than_a_datagram_holds_is_several(parent: Parent, sen
     assert parent.of(facts.DeadLettered) == letters
 
 
-def test_a_heartbeat_is_sent_at_once(parent: Parent, send: Callable[..., RelaySender]) -> None:
-    send(parent.receiver.path).heartbeat(ONE, "user_code", 123.5)
-    assert parent.hears(facts.Heartbeat(shard_id=ONE, pid=os.getpid(), state="user_code", since=123.5))
-
-
 def test_a_child_that_closes_has_ended_with_its_shard(parent: Parent, send: Callable[..., RelaySender]) -> None:
     sender = send(parent.receiver.path)
     sender(committed())
@@ -146,7 +141,6 @@ def test_a_parent_that_is_gone_costs_nothing_and_a_new_one_at_the_path_hears_wha
     for _ in range(3):
         sender(committed())
         sender.flush()
-    sender.heartbeat(ONE, "idle", 0.0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(path)
         listening.settimeout(PATIENCE_SECONDS)
@@ -188,8 +182,10 @@ def test_noise_on_the_socket_is_ignored(parent: Parent, send: Callable[..., Rela
         stranger.sendto(b"noise", parent.receiver.path)
         later = [1, 0, False, [["streamproc.of_a_later_version", {}]]]
         stranger.sendto(msgspec.msgpack.encode(later), parent.receiver.path)
-    send(parent.receiver.path).heartbeat(ONE, "idle", 1.0)
-    assert parent.hears(facts.Heartbeat(shard_id=ONE, pid=os.getpid(), state="idle", since=1.0))
+    sender, event = send(parent.receiver.path), committed()
+    sender(event)
+    sender.flush()
+    assert parent.hears(event)
 
 
 def test_without_the_variable_there_is_no_sender(monkeypatch: pytest.MonkeyPatch) -> None:

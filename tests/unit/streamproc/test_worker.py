@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from streamproc.deadletter import DeadLetter, Kind
+from streamproc.deadletter import Kind
 from streamproc.errors import NewerState, ServiceUnreachable, SettingsError, Throttled
 from streamproc.record import Batch, Position, Record
 from streamproc.settings import WorkerSettings
@@ -22,10 +22,6 @@ from streamproc.worker import WorkerAborted
 
 MakeRecord = Callable[..., Record]
 MakeBatch = Callable[[Iterable[Record]], Batch]
-
-
-def letters_of(bench: Any) -> dict[int, DeadLetter]:
-    return {letter.position.sequence_number: letter for letter in bench.deadletters.scan()}
 
 
 def test_events_are_folded_in_log_order_and_one_output_is_published_a_key_and_batch(
@@ -140,7 +136,7 @@ def test_a_record_that_cannot_be_decoded_is_dead_lettered_and_the_batch_goes_on(
     worker.process(make_batch([make_record(1, "a", 1), broken, make_record(3, "a", 3)]))
     worker.make_durable()
     assert bench.values("a") == [1, 3]
-    assert letters_of(bench)[2].reason == "not JSON"
+    assert bench.letters()[2].reason == "not JSON"
     assert [event for event in bench.telemetry if isinstance(event, DeadLettered)]
 
 
@@ -151,7 +147,7 @@ def test_an_event_whose_fold_keeps_failing_is_dead_lettered_alone_and_leaves_no_
     worker.process(make_batch([make_record(1, "a", 1), make_record(2, "a", "poison"), make_record(3, "a", 3)]))
     worker.make_durable()
     assert bench.values("a") == [1, 3]
-    assert letters_of(bench)[2].reason == "fold failed: ValueError: poison"
+    assert bench.letters()[2].reason == "fold failed: ValueError: poison"
     assert bench.states.load(["a"])["a"].events_folded == 2
 
 
@@ -161,7 +157,7 @@ def test_an_event_whose_fold_fails_once_is_folded(bench: Any, make_record: MakeR
     worker.process(make_batch([make_record(1, "a", 1), make_record(2, "a", "shaky"), make_record(3, "a", 3)]))
     worker.make_durable()
     assert bench.values("a") == [1, "shaky", 3]
-    assert letters_of(bench) == {}
+    assert bench.letters() == {}
 
 
 def test_a_dead_lettered_event_is_not_folded_by_a_replay_even_where_it_now_could_be(
@@ -181,7 +177,7 @@ def test_an_event_that_would_make_its_state_too_large_is_dead_lettered(
     worker.process(make_batch([make_record(1, "a", 1), make_record(2, "a", "x" * 2000), make_record(3, "a", 3)]))
     worker.make_durable()
     assert bench.values("a") == [1, 3]
-    assert "state_bytes_max is 1024" in letters_of(bench)[2].reason
+    assert "state_bytes_max is 1024" in bench.letters()[2].reason
 
 
 def test_an_event_whose_partition_key_is_not_its_key_is_dead_lettered(
@@ -190,8 +186,8 @@ def test_an_event_whose_partition_key_is_not_its_key_is_dead_lettered(
     stray = make_record(1, "a", 1)
     stray = Record(stray.data, "other", stray.position, stray.arrived_at)
     bench.worker().process(make_batch([stray]))
-    assert letters_of(bench)[1].field == "partition_key"
-    assert "is not the state key" in letters_of(bench)[1].reason
+    assert bench.letters()[1].field == "partition_key"
+    assert "is not the state key" in bench.letters()[1].reason
 
 
 def test_an_event_that_does_not_hash_into_the_shard_is_dead_lettered(
@@ -199,8 +195,8 @@ def test_an_event_that_does_not_hash_into_the_shard_is_dead_lettered(
 ) -> None:
     elsewhere = HashRange(0, hash_key_of("a") - 1)
     bench.worker(hash_range=elsewhere).process(make_batch([make_record(1, "a", 1), make_record(2, "a", 2)]))
-    assert sorted(letters_of(bench)) == [1, 2]
-    assert "does not hash into this shard" in letters_of(bench)[1].reason
+    assert sorted(bench.letters()) == [1, 2]
+    assert "does not hash into this shard" in bench.letters()[1].reason
 
 
 def test_an_event_dated_far_after_its_arrival_is_dead_lettered_and_one_far_before_it_is_folded(
@@ -209,7 +205,7 @@ def test_an_event_dated_far_after_its_arrival_is_dead_lettered_and_one_far_befor
     worker = bench.worker(settings=WorkerSettings(ahead_seconds_max=60))
     worker.process(make_batch([make_record(1, "a", 1, at=1_061), make_record(2, "a", 2, at=-1e9)]))
     worker.make_durable()
-    assert letters_of(bench)[1].field == "ts"
+    assert bench.letters()[1].field == "ts"
     assert bench.values("a") == [2]
 
 
@@ -221,54 +217,33 @@ def test_an_emission_that_keeps_failing_is_dead_lettered_and_its_state_and_the_o
     worker.make_durable()
     assert sorted(output["key"] for output in bench.outputs()) == ["a", "b", "c"]
     assert bench.values("unemittable") == [2]
-    assert letters_of(bench)[2].kind is Kind.EMISSION
-    assert "cannot emit" in letters_of(bench)[2].reason
-
-
-class FlakySink:
-    """Fails as scripted: an error to raise, or what to answer."""
-
-    def __init__(self, *script: Exception | Callable[[Sequence[bytes]], Delivery]) -> None:
-        self.script = list(script)
-        self.accepted: list[bytes] = []
-        self.outputs = self.accepted
-
-    def check(self) -> str:
-        return "scripted"
-
-    def publish(self, outputs: Sequence[bytes]) -> Delivery:
-        step = self.script.pop(0) if self.script else None
-        if isinstance(step, Exception):
-            raise step
-        delivery = step(outputs) if step else Delivery([], [])
-        gone = {*delivery.pending, *(index for index, _ in delivery.refused)}
-        self.accepted += [output for index, output in enumerate(outputs) if index not in gone]
-        return delivery
+    assert bench.letters()[2].kind is Kind.EMISSION
+    assert "cannot emit" in bench.letters()[2].reason
 
 
 def test_only_the_outputs_that_failed_are_published_again(
-    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch, flaky_sink: Any
 ) -> None:
-    bench.sink = FlakySink(ServiceUnreachable("away"), lambda _: Delivery([1], [], "throttled"))
+    bench.sink = flaky_sink(ServiceUnreachable("away"), lambda _: Delivery([1], [], "throttled"))
     bench.worker().process(make_batch([make_record(n, key, n) for n, key in enumerate("abc")]))
     assert [output["key"] for output in bench.outputs()] == ["a", "c", "b"]
     assert len([event for event in bench.telemetry if isinstance(event, Retried)]) == 2
 
 
 def test_an_output_refused_for_good_is_dead_lettered_as_an_emission(
-    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch, flaky_sink: Any
 ) -> None:
-    bench.sink = FlakySink(lambda _: Delivery([], [(0, "too large")]))
+    bench.sink = flaky_sink(lambda _: Delivery([], [(0, "too large")]))
     bench.worker().process(make_batch([make_record(7, "a", 1)]))
-    letter = letters_of(bench)[7]
+    letter = bench.letters()[7]
     assert (letter.kind, letter.reason, letter.partition_key) == (Kind.EMISSION, "refused: too large", "a")
     assert b'"key": "a"' in letter.data
 
 
 def test_an_error_that_does_not_pass_ends_the_worker_and_nothing_advances(
-    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch, flaky_sink: Any
 ) -> None:
-    bench.sink = FlakySink(PermissionError("no"))
+    bench.sink = flaky_sink(PermissionError("no"))
     worker = bench.worker()
     with pytest.raises(PermissionError):
         worker.process(make_batch([make_record(1, "a", 1)]))
@@ -277,9 +252,9 @@ def test_an_error_that_does_not_pass_ends_the_worker_and_nothing_advances(
 
 
 def test_a_wait_for_a_service_ends_when_the_worker_is_told_to_give_up(
-    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch, flaky_sink: Any
 ) -> None:
-    bench.sink = FlakySink(Throttled("slow down"))
+    bench.sink = flaky_sink(Throttled("slow down"))
     bench.abort.set()
     with pytest.raises(WorkerAborted, match="given up: slow down"):
         bench.worker().process(make_batch([make_record(1, "a", 1)]))
@@ -351,7 +326,7 @@ def test_a_reason_that_holds_a_whole_event_is_cut_so_that_its_dead_letter_can_be
 
     bench.processor = Talkative()
     bench.worker().process(make_batch([make_record(1, "a", 1)]))
-    assert len(letters_of(bench)[1].reason) == 2000
+    assert len(bench.letters()[1].reason) == 2000
 
 
 def test_a_decoder_that_cannot_reach_its_registry_is_asked_again_and_rejects_nothing(
@@ -369,7 +344,7 @@ def test_a_decoder_that_cannot_reach_its_registry_is_asked_again_and_rejects_not
     worker.process(make_batch([make_record(1, "a", 1), make_record(2, "a", 2)]))
     worker.make_durable()
     assert bench.values("a") == [1, 2]
-    assert letters_of(bench) == {}
+    assert bench.letters() == {}
 
 
 def test_a_throttled_checkpoint_goes_on_where_it_was(

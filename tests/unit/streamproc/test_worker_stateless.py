@@ -5,38 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from streamproc.deadletter import DeadLetter
 from streamproc.processor import Processor, Received
 from streamproc.record import Batch, Position, Record
 from streamproc.sink import Delivery
 
 MakeRecord = Callable[..., Record]
 MakeBatch = Callable[[Iterable[Record]], Batch]
-
-
-def letters_of(bench: Any) -> dict[int, DeadLetter]:
-    return {letter.position.sequence_number: letter for letter in bench.deadletters.scan()}
-
-
-class FlakySink:
-    """Fails as scripted: an error to raise, or what to answer."""
-
-    def __init__(self, *script: Exception | Callable[[Sequence[bytes]], Delivery]) -> None:
-        self.script = list(script)
-        self.accepted: list[bytes] = []
-        self.outputs = self.accepted
-
-    def check(self) -> str:
-        return "scripted"
-
-    def publish(self, outputs: Sequence[bytes]) -> Delivery:
-        step = self.script.pop(0) if self.script else None
-        if isinstance(step, Exception):
-            raise step
-        delivery = step(outputs) if step else Delivery([], [])
-        gone = {*delivery.pending, *(index for index, _ in delivery.refused)}
-        self.accepted += [output for index, output in enumerate(outputs) if index not in gone]
-        return delivery
 
 
 class Splitting(Processor[bytes, bytes]):
@@ -66,13 +40,13 @@ def test_a_stateless_processor_publishes_its_outputs_and_the_event_it_fails_on_i
     worker.process(make_batch([plain(1, b"a"), plain(2, b"bad"), plain(3, b"c")]))
     assert worker.make_durable() == (Position(0, 3), 0)
     assert bench.sink.outputs == [b"a-1", b"a-2", b"c-1", b"c-2"]
-    assert letters_of(bench)[2].reason == "process failed: ValueError: bad"
+    assert bench.letters()[2].reason == "process failed: ValueError: bad"
 
 
 def test_every_refused_output_of_a_stateless_processor_is_a_dead_letter_of_its_own(
-    bench: Any, make_batch: MakeBatch
+    bench: Any, make_batch: MakeBatch, flaky_sink: Any
 ) -> None:
     bench.processor = Splitting()
-    bench.sink = FlakySink(lambda outputs: Delivery([], [(n, "too large") for n in range(len(outputs))]))
+    bench.sink = flaky_sink(lambda outputs: Delivery([], [(n, "too large") for n in range(len(outputs))]))
     bench.worker().process(make_batch([plain(1, b"a"), plain(2, b"b")]))
     assert sorted(letter.data for letter in bench.deadletters.scan()) == [b"a-1", b"a-2", b"b-1", b"b-2"]
