@@ -1,9 +1,13 @@
 """The bundle: what is promoted. A folder of data files and a manifest that proves them; nothing in it is code.
 
-    manifest.json       what the bundle is, and the SHA-256 of every other file
-    model.ubj           the booster, XGBoost's own format; absent where there was too little to train on
-    catalogue.msgpack   item table and neighbours
-    golden.msgpack      rows of the matrix and the scores they must get
+    model.ubj                  the booster, XGBoost's own format; absent where there was too little to train on
+    extra/manifest.json        what the bundle is, and the SHA-256 of every other file
+    extra/catalogue.msgpack    the item table
+    extra/generators.msgpack   what proposes items: plain arrays
+    extra/golden.msgpack       rows of the matrix and the scores they must get
+
+The booster stands alone: SageMaker's XGBoost container takes every file of a model's folder for a booster, and looks
+into no folder below it.
 
 :func:`load` believes nothing: digests, feature schema and fold version must match this code, and the golden rows must
 score the same within 1e-6.
@@ -12,7 +16,7 @@ score the same within 1e-6.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,13 +28,16 @@ from numpy.typing import NDArray
 from streamproc.errors import SettingsError
 from streamproc_models.catalogue import Catalogue
 from streamproc_models.errors import BundleInvalid
-from streamproc_models.features import FEATURE_NAMES, FOLD_VERSION, schema_hash
+from streamproc_models.features import FOLD_VERSION, features_of, schema_hash
+from streamproc_models.retrieval.base import Generator
+from streamproc_models.retrieval.kinds import KINDS
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+FORMAT_VERSION = 2
 MODEL = "model.ubj"
-CATALOGUE = "catalogue.msgpack"
-GOLDEN = "golden.msgpack"
+MANIFEST = "extra/manifest.json"
+CATALOGUE = "extra/catalogue.msgpack"
+GENERATORS = "extra/generators.msgpack"
+GOLDEN = "extra/golden.msgpack"
 #: Largest difference of a golden row's score. Other processors add up the same trees with other rounding.
 GOLDEN_TOLERANCE = 1e-6
 #: Predictions before a loaded model is handed out: the first calls of a booster are several times slower.
@@ -48,7 +55,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     #: The features in the order of the columns, and the hash over their declarations.
     features: tuple[str, ...]
     schema_hash: str
+    #: The generators in the order of their columns.
+    generators: tuple[str, ...]
     fold_version: int
+    #: Scale and shift from scores to the logit of a probability, where the scores are none yet.
+    calibration: tuple[float, float] | None = None
     #: First and last event time of the log that it was trained on, RFC 3339.
     trained_from: str
     trained_until: str
@@ -66,6 +77,11 @@ class Bundle(msgspec.Struct, frozen=True):
     catalogue: Catalogue
     #: None where the bundle has no model: then popularity ranks.
     booster: xgboost.Booster | None
+
+    @property
+    def calibration(self) -> tuple[float, float] | None:
+        """See Manifest."""
+        return self.manifest.calibration
 
     @property
     def model_version(self) -> str:
@@ -88,8 +104,15 @@ class _Catalogue(msgspec.Struct):
     ids: list[str]
     names: list[str]
     features: _Array
-    neighbours: _Array
-    links: _Array
+    candidates_max: int
+    proposed_max: int
+
+
+class _Generator(msgspec.Struct):
+    kind: str
+    name: str
+    parameters: dict[str, Any]
+    arrays: dict[str, _Array]
 
 
 class _Golden(msgspec.Struct):
@@ -98,9 +121,17 @@ class _Golden(msgspec.Struct):
 
 
 def predict(booster: xgboost.Booster, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities float32 [rows]: one call, in the thread of the caller."""
+    """Scores float32 [rows]: one call, in the thread of the caller. Of a logistic booster they are probabilities."""
     scores: NDArray[np.float32] = booster.inplace_predict(rows, validate_features=False)
     return scores
+
+
+def calibrated(scores: NDArray[np.float32], calibration: tuple[float, float] | None) -> NDArray[np.float32]:
+    """Probabilities from scores: 1 / (1 + exp(-(scale * score + shift))); None leaves them as they are."""
+    if calibration is None:
+        return scores
+    scale, shift = calibration
+    return (1 / (1 + np.exp(-(scale * scores.astype(np.float64) + shift)))).astype(np.float32)
 
 
 def write(
@@ -108,6 +139,7 @@ def write(
     catalogue: Catalogue,
     booster: xgboost.Booster | None,
     *,
+    calibration: tuple[float, float] | None = None,
     golden_rows: NDArray[np.float32],
     trained_from: str,
     trained_until: str,
@@ -117,16 +149,30 @@ def write(
 
     Raises SettingsError where the folder cannot be written.
     """
-    contents = {CATALOGUE: _encode_catalogue(catalogue)}
+    contents = {
+        CATALOGUE: msgspec.msgpack.encode(
+            _Catalogue(
+                catalogue.ids,
+                catalogue.names,
+                _packed(catalogue.features),
+                catalogue.candidates_max,
+                catalogue.proposed_max,
+            )
+        ),
+        GENERATORS: msgspec.msgpack.encode([_of_generator(generator) for generator in catalogue.generators]),
+    }
+    names = catalogue.generator_names
     if booster is not None:
         contents[MODEL] = bytes(booster.save_raw("ubj"))
         scores = predict(_booster(contents[MODEL]), golden_rows)
         contents[GOLDEN] = msgspec.msgpack.encode(_Golden(_packed(golden_rows), _packed(scores)))
     files = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
     manifest = Manifest(
-        model_version=_version(files),
-        features=FEATURE_NAMES,
-        schema_hash=schema_hash(),
+        model_version=_version(files, names, calibration),
+        features=tuple(feature.name for feature in features_of(names)),
+        schema_hash=schema_hash(names),
+        generators=names,
+        calibration=calibration,
         fold_version=FOLD_VERSION,
         trained_from=trained_from,
         trained_until=trained_until,
@@ -139,6 +185,7 @@ def write(
     try:
         path.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
+            (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_bytes(content)
     except OSError as error:
         raise SettingsError(f"the bundle cannot be written to {path}: {error}") from error
@@ -150,16 +197,16 @@ def load(path: Path) -> Bundle:
     manifest = _decoded(path / MANIFEST, _read(path / MANIFEST), msgspec.json.Decoder(Manifest))
     _check_versions(path / MANIFEST, manifest)
     contents = {name: _proven(path / name, digest) for name, digest in manifest.files.items()}
-    if CATALOGUE not in contents or (MODEL in contents) != (GOLDEN in contents):
+    if not {CATALOGUE, GENERATORS} <= contents.keys() or (MODEL in contents) != (GOLDEN in contents):
         raise BundleInvalid(f"{path / MANIFEST} lists {', '.join(contents)}: a file is missing there; train it again")
     stored = _decoded(path / CATALOGUE, contents[CATALOGUE], msgspec.msgpack.Decoder(_Catalogue))
+    generators = _decoded(path / GENERATORS, contents[GENERATORS], msgspec.msgpack.Decoder(list[_Generator]))
+    made = tuple(_to_generator(path / GENERATORS, one) for one in generators)
     catalogue = Catalogue(
-        stored.ids,
-        stored.names,
-        features=_unpacked(stored.features),
-        neighbours=_unpacked(stored.neighbours),
-        links=_unpacked(stored.links),
+        stored.ids, stored.names, _unpacked(stored.features), made, stored.candidates_max, stored.proposed_max
     )
+    if catalogue.generator_names != manifest.generators:
+        raise BundleInvalid(f"{path / GENERATORS} has other generators than the manifest: copy the bundle again")
     if MODEL not in contents:
         return Bundle(manifest, catalogue, None)
     booster = _booster(contents[MODEL])
@@ -172,17 +219,18 @@ def _check_versions(path: Path, manifest: Manifest) -> None:
     for what, theirs, ours in (
         ("format version", manifest.format_version, FORMAT_VERSION),
         ("fold version", manifest.fold_version, FOLD_VERSION),
-        ("feature schema", manifest.schema_hash, schema_hash()),
+        ("feature schema", manifest.schema_hash, schema_hash(manifest.generators)),
     ):
         if theirs != ours:
             raise BundleInvalid(
                 f"{path} has {what} {theirs} and this code {ours}: the columns would not mean what the model learned;"
                 " train a bundle with this version, or deploy the version that wrote it"
             )
-    if manifest.model_version != _version(manifest.files):
+    found = _version(manifest.files, manifest.generators, manifest.calibration)
+    if manifest.model_version != found:
         raise BundleInvalid(
-            f"{path} calls itself {manifest.model_version} and its files make {_version(manifest.files)}:"
-            " it was changed after training; copy the bundle again"
+            f"{path} calls itself {manifest.model_version} and its content makes {found}: it was changed after"
+            " training; copy the bundle again"
         )
 
 
@@ -207,8 +255,8 @@ def _booster(model: bytes) -> xgboost.Booster:
     return booster
 
 
-def _version(files: Mapping[str, str]) -> str:
-    content = msgspec.json.encode([sorted(files.items()), schema_hash(), FOLD_VERSION])
+def _version(files: Mapping[str, str], generators: Sequence[str], calibration: tuple[float, float] | None) -> str:
+    content = msgspec.json.encode([sorted(files.items()), schema_hash(generators), FOLD_VERSION, calibration])
     return hashlib.sha256(content).hexdigest()[:12]
 
 
@@ -233,16 +281,22 @@ def _decoded(path: Path, content: bytes, decoder: Any) -> Any:
         raise BundleInvalid(f"{path} is not readable ({error}): copy the bundle again") from error
 
 
-def _encode_catalogue(catalogue: Catalogue) -> bytes:
-    return msgspec.msgpack.encode(
-        _Catalogue(
-            catalogue.ids,
-            catalogue.names,
-            _packed(catalogue.features),
-            _packed(catalogue.neighbours),
-            _packed(catalogue.links),
+def _of_generator(generator: Generator) -> _Generator:
+    arrays = {name: _packed(array) for name, array in sorted(generator.arrays().items())}
+    return _Generator(generator.KIND, generator.name, dict(generator.parameters()), arrays)
+
+
+def _to_generator(path: Path, stored: _Generator) -> Generator:
+    kind = KINDS.get(stored.kind)
+    if kind is None:
+        raise BundleInvalid(
+            f"{path} has a generator of kind {stored.kind!r}, which this version does not know: deploy one that does"
         )
-    )
+    arrays = {name: _unpacked(array) for name, array in stored.arrays.items()}
+    try:
+        return kind.from_arrays(stored.name, stored.parameters, arrays)
+    except (KeyError, ValueError, TypeError) as error:
+        raise BundleInvalid(f"{path}: the generator {stored.name} is not readable ({error}): train it again") from error
 
 
 def _packed(array: NDArray[Any]) -> _Array:

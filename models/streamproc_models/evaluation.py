@@ -6,6 +6,7 @@ first event; that is the list last published for the user, since every batch tha
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -18,6 +19,9 @@ from streamproc_models.features.state import ITEM_DTYPE
 from streamproc_models.metrics import K, Metrics, measure
 from streamproc_models.scorer import Model, Scorer
 from streamproc_producers.events import CartEvent
+
+#: Baskets judged at most.
+JUDGED_MAX = 20_000
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -42,17 +46,24 @@ def simulate(model: Model, events: Iterable[CartEvent], before: Sequence[Basket]
 
 
 def judge(model: Model, baskets: Sequence[Basket], before: Sequence[Basket]) -> Judgement:
-    """Judge the baskets that have a state, in their order; all of them, and those ``before``, count as popularity."""
-    orders = Counter(item_id for basket in before for item_id in basket.prices)
+    """Judge the baskets that have a state, in their order; all of them, and those ``before``, count as popularity.
+
+    Of more than JUDGED_MAX every so many is judged.
+    """
+    baskets_with = _Popular(item_id for basket in before for item_id in basket.prices)
     judged: list[Basket] = []
     states: list[UserState] = []
     popular: list[list[str]] = []
+    with_state = sum(basket.state is not None for basket in baskets)
+    every = -(-with_state // JUDGED_MAX) or 1
+    seen = 0
     for basket in baskets:
-        if basket.state is not None:
+        seen += basket.state is not None
+        if basket.state is not None and seen % every == 0:
             judged.append(basket)
             states.append(decode_state(basket.state))
-            popular.append([item_id for item_id, _ in orders.most_common(2 * K)])
-        orders.update(basket.prices.keys())
+            popular.append(baskets_with.top(2 * K))
+        baskets_with.add(basket.prices)
     ranked = Scorer(model).rank([(basket.user_id, state) for basket, state in zip(judged, states, strict=True)], K)
     own = [_own_frequency(state, filler) for state, filler in zip(states, popular, strict=True)]
     bought = [basket.prices for basket in judged]
@@ -63,6 +74,28 @@ def judge(model: Model, baskets: Sequence[Basket], before: Sequence[Basket]) -> 
         measure([items[:K] for items in popular], bought),
         measure(own, bought),
     )
+
+
+class _Popular:
+    """Counts items; the most counted ones without sorting all of them: only what was counted since can have risen."""
+
+    def __init__(self, items: Iterable[str]) -> None:
+        self._counts = Counter(items)
+        self._risen = set(self._counts)
+        self._top: list[str] = []
+
+    def add(self, items: Iterable[str]) -> None:
+        """Count each."""
+        self._counts.update(items)
+        self._risen.update(items)
+
+    def top(self, n: int) -> list[str]:
+        """The ``n`` most counted, the first by id of equals; ``n`` must be the same in every call."""
+        if self._risen:
+            counts = self._counts
+            self._top = heapq.nsmallest(n, {*self._top, *self._risen}, key=lambda item: (-counts[item], item))
+            self._risen.clear()
+        return self._top
 
 
 def _own_frequency(state: UserState, filler: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamproc_models.candidates import Candidates
 from streamproc_models.catalogue import Catalogue
 from streamproc_models.features.columns import Columns, history_features
-from streamproc_models.features.schema import FEATURES, MISSING, Scope, columns as columns_of
+from streamproc_models.features.schema import FEATURES, MISSING, Scope, columns as columns_of, features_of
 
 _USER, _ITEM = columns_of(Scope.USER), columns_of(Scope.ITEM)
 _HISTORY, _CANDIDATE = columns_of(Scope.HISTORY), columns_of(Scope.CANDIDATE)
@@ -22,26 +22,41 @@ class Matrix:
     """Builds matrices in memory that is used again: a matrix is valid until the next call."""
 
     def __init__(self) -> None:
-        self._memory = np.empty((0, len(FEATURES)), dtype=np.float32)
+        self._memory = np.empty((0, 0), dtype=np.float32)
 
     def build(self, columns: Columns, candidates: Candidates, catalogue: Catalogue) -> NDArray[np.float32]:
         """float32 [rows, features], the rows of ``candidates``; ``now`` is each user's last event time."""
-        rows = len(candidates.users)
-        if rows > len(self._memory):
-            self._memory = np.empty((rows, len(FEATURES)), dtype=np.float32)
+        rows, width = len(candidates.users), len(features_of(catalogue.generator_names))
+        if rows > len(self._memory) or width != self._memory.shape[1]:
+            self._memory = np.empty((rows, width), dtype=np.float32)
         matrix = self._memory[:rows]
         matrix[:, _USER] = columns.user_features[candidates.users]
         matrix[:, _ITEM] = catalogue.features[candidates.codes]
         # -1, of a candidate without history, is the last row.
         matrix[:, _HISTORY] = history_features(columns)[candidates.records]
         pair = matrix[:, _CANDIDATE]
-        pair[:, 0] = candidates.score
-        pair[:, 1] = candidates.strongest
-        pair[:, 2] = candidates.links
         user_price = columns.user_price[candidates.users]
         item_price = matrix[:, _ITEM][:, _PRICE]
-        pair[:, 3] = MISSING
+        pair[:, 0] = MISSING
         np.divide(
-            item_price, user_price, out=pair[:, 3], where=(item_price >= 0) & (user_price > 0), casting="same_kind"
+            item_price, user_price, out=pair[:, 0], where=(item_price >= 0) & (user_price > 0), casting="same_kind"
         )
+        said = matrix[:, len(FEATURES) :]
+        pair[:, 1] = (candidates.scores > 0).sum(axis=0)
+        for number, (score, rank) in enumerate(zip(candidates.scores, candidates.ranks, strict=True)):
+            said[:, 3 * number] = score
+            said[:, 3 * number + 1] = _relative(score, candidates.offsets)
+            said[:, 3 * number + 2] = rank
         return matrix
+
+
+def _relative(score: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Each score by the best of its user's; 0 for a user without any."""
+    counts = np.diff(offsets)
+    if not len(score):
+        return score
+    some = counts > 0
+    best = np.maximum.reduceat(score, offsets[:-1][some])
+    of_row = np.repeat(best, counts[some])
+    relative: NDArray[np.float32] = np.divide(score, of_row, out=np.zeros_like(score), where=of_row > 0)
+    return relative

@@ -10,11 +10,18 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from streamproc_models.bundle import predict
-from streamproc_models.candidates import CANDIDATES_MAX, USERS_MAX, Candidates, Source, candidates
+from streamproc_models.bundle import calibrated, predict
+from streamproc_models.candidates import (
+    POPULAR,
+    USERS_MAX,
+    Candidates,
+    candidates,
+    source_label,
+    source_names,
+)
 from streamproc_models.catalogue import UNKNOWN, Catalogue
 from streamproc_models.features import FEATURES, UserState
-from streamproc_models.features.columns import gather
+from streamproc_models.features.columns import Columns, gather
 from streamproc_models.features.schema import Scope
 from streamproc_models.matrix import Matrix
 
@@ -24,7 +31,6 @@ NO_MODEL = "no_model"
 NO_CANDIDATES = "no_candidates"
 
 _SHARE = [feature.name for feature in FEATURES if feature.scope is Scope.ITEM].index("item_share_30d")
-_LABELS = [Source(flags).label for flags in range(2 ** len(Source))]
 
 
 class Model(Protocol):
@@ -40,6 +46,11 @@ class Model(Protocol):
         """The booster, or None where popularity ranks."""
         ...
 
+    @property
+    def calibration(self) -> tuple[float, float] | None:
+        """What makes probabilities of its scores; see :func:`streamproc_models.bundle.calibrated`."""
+        ...
+
 
 class RankedItem(msgspec.Struct, frozen=True, gc=False):
     """One place in a list."""
@@ -48,7 +59,7 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
     name: str
     #: Probability that the item is in the user's next basket. In a fallback: share of recent orders with the item.
     probability: float
-    #: The first source that proposed it: history, covisit or popular.
+    #: The first source that proposed it: history, a generator's name, or popular.
     source: str
     #: 1 is the first.
     rank: int
@@ -70,10 +81,10 @@ class Scorer:
     and the model alone. Not for two threads at once: the matrix' memory is used again.
     """
 
-    def __init__(self, model: Model, *, candidates_max: int = CANDIDATES_MAX) -> None:
+    def __init__(self, model: Model) -> None:
         self.model = model
-        self._candidates_max = candidates_max
         self._matrix = Matrix()
+        self._sources = source_names(model.catalogue)
 
     def rank(self, users: Sequence[tuple[str, UserState]], k: int = 10) -> list[Ranked]:
         """The ``k`` best items of each user (fewer where there are fewer candidates), in the order of ``users``."""
@@ -85,18 +96,44 @@ class Scorer:
             ranked += self._rank(users[start : start + USERS_MAX], k, self.model.booster)
         return ranked
 
+    def rank_codes(self, states: Sequence[UserState], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The item codes of the ``k`` best candidates [users, k], and their scores; -1 and 0 where there are fewer.
+
+        Without a booster the most popular items, with their share of recent orders.
+        """
+        codes = np.full((len(states), k), UNKNOWN, dtype=np.int64)
+        found = np.zeros((len(states), k), dtype=np.float32)
+        booster, catalogue = self.model.booster, self.model.catalogue
+        if booster is None:
+            popular = min(k, len(catalogue))
+            codes[:, :popular], found[:, :popular] = np.arange(popular), catalogue.features[:popular, _SHARE]
+            return codes, found
+        for start in range(0, len(states), USERS_MAX):
+            _, proposed, scores = self._score(states[start : start + USERS_MAX], booster)
+            best, offsets = best_rows(scores, proposed, k)
+            place = np.arange(len(best)) - np.repeat(offsets[:-1], np.diff(offsets))
+            users = start + proposed.users[best]
+            codes[users, place] = proposed.codes[best]
+            found[users, place] = calibrated(scores[best], self.model.calibration)
+        return codes, found
+
+    def _score(
+        self, states: Sequence[UserState], booster: xgboost.Booster
+    ) -> tuple[Columns, Candidates, NDArray[np.float32]]:
+        columns = gather(states, self.model.catalogue.codes)
+        proposed = candidates(columns, self.model.catalogue)
+        return columns, proposed, predict(booster, self._matrix.build(columns, proposed, self.model.catalogue))
+
     def _rank(self, users: Sequence[tuple[str, UserState]], k: int, booster: xgboost.Booster) -> list[Ranked]:
         catalogue = self.model.catalogue
-        columns = gather([state for _, state in users], catalogue.codes)
-        proposed = candidates(columns, catalogue, self._candidates_max)
-        scores = predict(booster, self._matrix.build(columns, proposed, catalogue))
+        columns, proposed, scores = self._score([state for _, state in users], booster)
         best, offsets = best_rows(scores, proposed, k)
         ids, names = catalogue.ids, catalogue.names
         places = [
-            RankedItem(ids[code], names[code], probability, _LABELS[sources], rank)
+            RankedItem(ids[code], names[code], probability, source_label(sources, self._sources), rank)
             for code, probability, sources, rank in zip(
                 proposed.codes[best].tolist(),
-                scores[best].tolist(),
+                calibrated(scores[best], self.model.calibration).tolist(),
                 proposed.sources[best].tolist(),
                 (np.arange(len(best)) - np.repeat(offsets[:-1], np.diff(offsets)) + 1).tolist(),
                 strict=True,
@@ -113,7 +150,7 @@ class Scorer:
         catalogue = self.model.catalogue
         shares = catalogue.features[:k, _SHARE].tolist()
         return [
-            RankedItem(item_id, name, share, Source.POPULAR.label, rank)
+            RankedItem(item_id, name, share, POPULAR, rank)
             for rank, (item_id, name, share) in enumerate(
                 zip(catalogue.ids[:k], catalogue.names[:k], shares, strict=True), 1
             )
@@ -123,9 +160,11 @@ class Scorer:
 def best_rows(scores: NDArray[np.float32], proposed: Candidates, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of each user's ``k`` best scores, best first; and int64 [users + 1] where each user's start."""
     bits = max(len(scores), 1).bit_length()
-    # The bits of floats from 0 on sort as the floats do; the row in the key decides between equals.
-    descending = 0x7FFFFFFF - scores.view(np.int32).astype(np.int64)
-    key = (((proposed.users << 31) | descending) << bits) | np.arange(len(scores))
+    # The bits of floats sort as the floats do, once those of the ones below 0 are turned round; the row in the key
+    # decides between equals.
+    signed = scores.view(np.int32).astype(np.int64)
+    descending = 0x7FFFFFFF - np.where(signed < 0, -(signed & 0x7FFFFFFF), signed)
+    key = (((proposed.users << 32) | descending) << bits) | np.arange(len(scores))
     key.sort()
     order = key & ((1 << bits) - 1)
     counts = np.diff(proposed.offsets)

@@ -6,17 +6,17 @@ The live stream, training and replay all go through :func:`fold`, so a feature h
 from __future__ import annotations
 
 from streamproc_models.features.fold import FOLD_VERSION, fold
-from streamproc_models.features.schema import FEATURE_NAMES, FEATURES, Feature, schema_hash
+from streamproc_models.features.schema import FEATURES, Feature, features_of, schema_hash
 from streamproc_models.features.state import UserState, decode_state, encode_state, new_state
 
 __all__ = [
     "FEATURES",
-    "FEATURE_NAMES",
     "FOLD_VERSION",
     "Feature",
     "UserState",
     "decode_state",
     "encode_state",
+    "features_of",
     "fold",
     "new_state",
     "schema_hash",

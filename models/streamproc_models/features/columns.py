@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from streamproc_models.catalogue import UNKNOWN
 from streamproc_models.features.fold import DAY, FIVE_MINUTES, HOUR, INTEREST_HALF_LIFE
-from streamproc_models.features.schema import MISSING, Scope, columns
+from streamproc_models.features.schema import FEATURES, MISSING, Scope, columns
 from streamproc_models.features.state import (
     ADD,
     DECAYED_DTYPE,
     HALF_LIVES,
     ITEM_DTYPE,
+    ORDER_DECAY,
     PURCHASE,
     TILE_DTYPE,
     VIEW,
@@ -24,6 +25,18 @@ from streamproc_models.features.state import (
 )
 
 _USER_COLUMNS = columns(Scope.USER).stop - columns(Scope.USER).start
+_MISSING_WITHOUT_HISTORY = {
+    "own_gap_orders",
+    "own_due",
+    "own_orders_since",
+    "own_purchase_age_days",
+    "own_event_age_days",
+    "own_place",
+}
+_HISTORY = [feature.name for feature in FEATURES if feature.scope is Scope.HISTORY]
+#: What an item without history has in these columns.
+_NEVER = [MISSING if name in _MISSING_WITHOUT_HISTORY else 0 for name in _HISTORY]
+_ORDER_DECAYS = ORDER_DECAY ** np.arange(100)
 _HISTORY_COLUMNS = columns(Scope.HISTORY).stop - columns(Scope.HISTORY).start
 
 
@@ -43,8 +56,14 @@ class Columns(NamedTuple):
     #: int64 [records]: the user and the item code of each.
     record_users: NDArray[np.int64]
     record_codes: NDArray[np.int64]
+    #: int64 [records]: how many items were touched since; 0 for the last touched item.
+    place: NDArray[np.int64]
     #: float32 [records]: the interest as of now.
     interest: NDArray[np.float32]
+    #: float64 [users]: orders so far.
+    orders: NDArray[np.float64]
+    #: float32 [records]: the decayed count of the orders with it, as of the user's last order.
+    order_decay: NDArray[np.float32]
 
 
 def gather(states: Sequence[UserState], codes: Mapping[str, int]) -> Columns:
@@ -67,6 +86,7 @@ def gather(states: Sequence[UserState], codes: Mapping[str, int]) -> Columns:
     user_price = np.full(len(states), MISSING)
     np.divide(orders[:, 4], orders[:, 5], out=user_price, where=orders[:, 4] > 0)
     in_cart = _sums((records["in_cart"] > 0).astype(np.int64), offsets)
+    orders_since = np.where(records["orders"] > 0, orders[users, 0] - records["last_order"], 0).astype(np.int64)
     return Columns(
         now,
         _user_features(states, now, orders, in_cart),
@@ -75,7 +95,10 @@ def gather(states: Sequence[UserState], codes: Mapping[str, int]) -> Columns:
         offsets,
         users,
         record_codes,
+        offsets[users + 1] - 1 - np.arange(len(records)),
         interest,
+        orders[:, 0],
+        (records["order_decay"] * _ORDER_DECAYS[np.clip(orders_since, 0, len(_ORDER_DECAYS) - 1)]).astype(np.float32),
     )
 
 
@@ -127,16 +150,26 @@ def history_features(columns: Columns) -> NDArray[np.float32]:
     """float32 [records + 1, features of scope HISTORY]; the last row is that of an item without history."""
     records, users = columns.records, columns.record_users
     now = columns.now[users]
-    orders = columns.user_features[users, 0]
+    orders = columns.orders[users]
     bought = records["orders"] > 0
-    last_order = records["last_order"].astype(np.float64)
+    first_order, last_order = records["first_order"].astype(np.float64), records["last_order"].astype(np.float64)
+    since = np.where(bought, orders - last_order, MISSING)
+    gap, due = np.full(len(records), MISSING), np.full(len(records), MISSING)
+    again = records["orders"] > 1
+    np.divide(last_order - first_order, records["orders"] - 1.0, out=gap, where=again)
+    np.divide(since, gap, out=due, where=again & (gap > 0))
     features: list[NDArray[Any]] = [
         records["orders"],
-        records["orders"] / np.maximum(orders - records["first_order"] + 1, 1),
+        records["orders"] / np.maximum(orders - first_order + 1, 1),
+        columns.order_decay,
+        records["streak"],
+        gap,
+        due,
         columns.interest,
-        np.where(bought, orders - last_order, MISSING),
+        since,
         np.where(bought, (now - records["purchased_at"]) / DAY, MISSING),
         (now - records["last_at"]) / DAY,
+        columns.place,
         records["views"],
         records["adds"],
         records["removes"],
@@ -144,7 +177,7 @@ def history_features(columns: Columns) -> NDArray[np.float32]:
     ]
     block = np.zeros((len(records) + 1, _HISTORY_COLUMNS), dtype=np.float32)
     block[:-1] = _block(features, len(records), _HISTORY_COLUMNS)
-    block[-1, 3:6] = MISSING
+    block[-1] = _NEVER
     return block
 
 

@@ -27,6 +27,7 @@ from streamproc_models.features.state import (
     ITEMS_KEPT,
     ITEMS_MAX,
     KINDS,
+    ORDER_DECAY,
     PURCHASE,
     REMOVE,
     TILE,
@@ -36,7 +37,7 @@ from streamproc_models.features.state import (
 from streamproc_producers.events import CartEvent, EventType
 
 #: Grows whenever a state folded by older code would mean something else to this code.
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 
 #: Weight of an event in its item's interest, by kind. A removal undoes the cart, not the interest.
 INTEREST = (0.1, 0.5, 0.0, 1.0)
@@ -172,7 +173,8 @@ def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_
         items += _NEW_ITEM
         state.id_bytes += id_bytes
         record = ITEM.unpack_from(items, len(items) - ITEM.size)
-    last_at, purchased_at, interest, views, adds, removes, purchases, orders, first_order, last_order, in_cart = record
+    (last_at, purchased_at, interest, decayed, views, adds, removes, purchases, orders) = record[:9]
+    first_order, last_order, in_cart, streak = record[9:]
 
     late = second < last_at
     if late:
@@ -193,6 +195,8 @@ def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_
         order = min(state.orders, _U2_MAX)
         if new_order or last_order != order:
             orders += 1
+            decayed = decayed * ORDER_DECAY ** max(order - last_order, 0) + 1.0
+            streak = streak + 1 if order == last_order + 1 else 1
             last_order = order
             first_order = first_order or order
         if not late:
@@ -210,6 +214,7 @@ def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_
         last_at,
         purchased_at,
         interest,
+        decayed,
         min(views, _U2_MAX),
         min(adds, _U2_MAX),
         min(removes, _U2_MAX),
@@ -218,6 +223,7 @@ def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_
         first_order,
         last_order,
         in_cart,
+        min(streak, _U2_MAX),
     )
 
 

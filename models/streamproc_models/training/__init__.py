@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from streamproc_models.training.fit import TrainingReport, TrainingSettings, train
+from streamproc_models.training.fit import Trained, TrainingReport, learn, train
+from streamproc_models.training.settings import Objective, TrainingSettings
 
-__all__ = ["TrainingReport", "TrainingSettings", "train"]
+__all__ = ["Objective", "Trained", "TrainingReport", "TrainingSettings", "learn", "train"]

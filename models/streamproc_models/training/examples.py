@@ -9,17 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc_models.baskets import Basket
-from streamproc_models.candidates import candidates
+from streamproc_models.candidates import USERS_MAX, candidates
 from streamproc_models.catalogue import UNKNOWN, Catalogue
-from streamproc_models.features import FEATURES, decode_state
+from streamproc_models.features import decode_state, features_of
 from streamproc_models.features.columns import gather
 from streamproc_models.matrix import Matrix
 
-_BASKETS_A_CALL = 1_000
-
 
 class Examples(NamedTuple):
-    """Labelled rows: for each basket the candidates of the state before it."""
+    """Labelled rows: for each basket the candidates of the state before it, one basket after the other."""
 
     #: float32 [rows, features].
     rows: NDArray[np.float32]
@@ -27,6 +25,19 @@ class Examples(NamedTuple):
     labels: NDArray[np.float32]
     #: float32 [rows]: how many candidates a row stands for; above 1 for sampled negatives.
     weights: NDArray[np.float32]
+    #: int64 [rows], ascending: the number of the basket.
+    groups: NDArray[np.int64]
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """All of them, in their order."""
+    if not parts:
+        none = np.empty(0, np.float32)
+        return Examples(none, none, none, np.empty(0, np.int64))
+    baskets = np.cumsum([0, *(part.groups[-1] + 1 if len(part.groups) else 0 for part in parts)])
+    groups = [part.groups + first for part, first in zip(parts, baskets[:-1], strict=True)]
+    rows, labels, weights = (np.concatenate(column) for column in list(zip(*parts, strict=True))[:3])
+    return Examples(rows, labels, weights, np.concatenate(groups))
 
 
 def examples(
@@ -38,18 +49,20 @@ def examples(
     model trained with the weights is calibrated for all candidates.
     """
     matrix = Matrix()
-    parts = [Examples(np.empty((0, len(FEATURES)), np.float32), np.empty(0, np.float32), np.empty(0, np.float32))]
-    known = [(decode_state(basket.state), basket.prices) for basket in baskets if basket.state is not None]
-    for start in range(0, len(known), _BASKETS_A_CALL):
-        some = known[start : start + _BASKETS_A_CALL]
-        columns = gather([state for state, _ in some], catalogue.codes)
+    width = len(features_of(catalogue.generator_names))
+    none = np.empty(0, np.float32)
+    parts = [Examples(np.empty((0, width), np.float32), none, none, np.empty(0, np.int64))]
+    known = [basket for basket in baskets if basket.state is not None]
+    for start in range(0, len(known), USERS_MAX):
+        some = known[start : start + USERS_MAX]
+        columns = gather([decode_state(basket.state or b"") for basket in some], catalogue.codes)
         proposed = candidates(columns, catalogue)
         rows = matrix.build(columns, proposed, catalogue)
         wanted = np.array(
             [
                 number * len(catalogue) + code
-                for number, (_, bought) in enumerate(some)
-                for item_id in bought
+                for number, basket in enumerate(some)
+                for item_id in basket.prices
                 if (code := catalogue.codes.get(item_id, UNKNOWN)) != UNKNOWN
             ],
             dtype=np.int64,
@@ -57,8 +70,11 @@ def examples(
         positive = np.isin(proposed.users * len(catalogue) + proposed.codes, wanted)
         weights = _sample(positive, proposed.users, len(some), negatives_max, random)
         kept = weights > 0
-        parts.append(Examples(rows[kept], positive[kept].astype(np.float32), weights[kept]))
-    return Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        parts.append(
+            Examples(rows[kept], positive[kept].astype(np.float32), weights[kept], start + proposed.users[kept])
+        )
+    rows, labels, weights, groups = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Examples(rows, labels, weights, groups)
 
 
 def _sample(

@@ -1,4 +1,4 @@
-"""The catalogue of a moment: popularity, item features and neighbours, from the baskets before it."""
+"""The catalogue of a moment: popularity, item features and generators, from the baskets before it."""
 
 from __future__ import annotations
 
@@ -9,37 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamproc_models.baskets import Basket
-from streamproc_models.catalogue import UNKNOWN, Catalogue
+from streamproc_models.catalogue import Catalogue
 from streamproc_models.errors import TrainingDataUnusable
 from streamproc_models.features.schema import MISSING
+from streamproc_models.retrieval.steps import Steps
+from streamproc_models.training.generators import fit_generators
+from streamproc_models.training.settings import TrainingSettings
 
 _DAY = 86_400.0
 #: Half-life of an order in the popularity that ranks the items.
 POPULARITY_HALF_LIFE = 14 * _DAY
 #: Older items have this age, so that it does not tell how long the log is.
 ITEM_AGE_DAYS_MAX = 28.0
-#: Neighbours kept of an item.
-NEIGHBOURS = 20
-#: Of a larger basket so many items are paired: pairs grow with the square.
-BASKET_ITEMS_MAX = 150
-#: Baskets of one user further apart than this are not linked.
-NEXT_BASKET_SECONDS_MAX = 30 * _DAY
-#: Weight of a link from one basket to the user's next, beside 1 for a link within a basket.
-NEXT_BASKET_WEIGHT = 0.5
-#: Added to the orders of both items, so that a link seen once between two rare items is weak.
-LINK_PRIOR_ORDERS = 10.0
 #: Prior of the repeat rate: so many buyers, of whom the share of all items' buyers came back.
 REPEAT_PRIOR_BUYERS = 20.0
+#: Added to both shares of the trend, so that an item that is seldom bought has none.
+_TREND_PRIOR = 1e-4
 
 
-def catalogue_of(baskets: Sequence[Basket], names: Mapping[str, str], at: float) -> Catalogue:
+def catalogue_of(
+    baskets: Sequence[Basket], names: Mapping[str, str], at: float, settings: TrainingSettings
+) -> Catalogue:
     """The catalogue as of ``at`` (seconds since the epoch), from baskets that are all before it.
 
     Raises TrainingDataUnusable where there are none.
     """
-    if not baskets:
+    lines = _Lines(baskets, settings.item_baskets_min)
+    if not len(lines.items):
         raise TrainingDataUnusable("there is no order before the cut: nothing can be learned; give an earlier log")
-    lines = _Lines(baskets)
     popularity = np.bincount(lines.items, np.exp2((lines.at - at) / POPULARITY_HALF_LIFE), len(lines.ids))
     # Equal popularity goes by id, so that the codes depend on the log's content alone.
     by_rank = np.array(sorted(range(len(lines.ids)), key=lambda item: (-popularity[item], lines.ids[item])))
@@ -47,39 +44,51 @@ def catalogue_of(baskets: Sequence[Basket], names: Mapping[str, str], at: float)
     code_of[by_rank] = np.arange(len(by_rank))
     lines.items = code_of[lines.items]
     ids = [lines.ids[item] for item in by_rank]
-    neighbours, links = _neighbours(lines, len(ids))
+    names_of = [names.get(item_id, "") for item_id in ids]
     return Catalogue(
         ids,
-        [names.get(item_id, "") for item_id in ids],
-        features=_item_features(lines, len(ids), at),
-        neighbours=neighbours,
-        links=links,
+        names_of,
+        _item_features(lines, len(ids), at),
+        fit_generators(settings.generators, _steps(lines, len(ids)), names_of),
+        settings.candidates_max,
+        settings.proposed_max,
     )
+
+
+def _steps(lines: _Lines, items: int) -> Steps:
+    """The lines by user; the baskets of a user are his steps."""
+    users = lines.order_users[lines.orders]
+    by_user = np.argsort(users, kind="stable")
+    orders_before = np.zeros(len(lines.order_users), dtype=np.int64)
+    order = np.argsort(lines.order_users, kind="stable")
+    counts = np.bincount(lines.order_users)
+    orders_before[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return Steps(users[by_user], orders_before[lines.orders][by_user], lines.items[by_user], lines.at[by_user], items)
 
 
 class _Lines:
     """The lines of all baskets, by column; an item is a number, at first in the order of the log."""
 
-    def __init__(self, baskets: Sequence[Basket]) -> None:
+    def __init__(self, baskets: Sequence[Basket], baskets_min: int) -> None:
         number_of: dict[str, int] = {}
         user_of: dict[str, int] = {}
-        self.items = np.array(
+        items = np.array(
             [number_of.setdefault(item_id, len(number_of)) for basket in baskets for item_id in basket.prices],
             dtype=np.int64,
         )
-        self.ids = list(number_of)
-        self.sizes = np.array([len(basket.prices) for basket in baskets], dtype=np.int64)
-        self.offsets = np.concatenate(([0], np.cumsum(self.sizes)))
-        self.order_users = np.array([user_of.setdefault(basket.user_id, len(user_of)) for basket in baskets])
+        sizes = np.array([len(basket.prices) for basket in baskets], dtype=np.int64)
+        prices = np.array([price for basket in baskets for price in basket.prices.values()])
+        orders = np.repeat(np.arange(len(baskets)), sizes)
+        frequent = np.bincount(items, minlength=len(number_of)) >= baskets_min
+        kept = frequent[items]
+        self.ids = [item_id for item_id, often in zip(number_of, frequent.tolist(), strict=True) if often]
+        self.items = (np.cumsum(frequent) - 1)[items[kept]]
+        self.prices, self.orders = prices[kept], orders[kept]
+        self.order_users = np.array(
+            [user_of.setdefault(basket.user_id, len(user_of)) for basket in baskets], dtype=np.int64
+        )
         self.order_at = np.array([basket.at for basket in baskets])
-        self.orders = np.repeat(np.arange(len(baskets)), self.sizes)
         self.at = self.order_at[self.orders]
-        self.prices = np.array([price for basket in baskets for price in basket.prices.values()])
-
-    def of_order(self, order: int) -> NDArray[np.int64]:
-        """The items of an order, BASKET_ITEMS_MAX at most."""
-        start, end = self.offsets[order], self.offsets[order + 1]
-        return self.items[start : min(end, start + BASKET_ITEMS_MAX)]
 
 
 def _item_features(lines: _Lines, items: int, at: float) -> NDArray[np.float32]:
@@ -104,57 +113,6 @@ def _item_features(lines: _Lines, items: int, at: float) -> NDArray[np.float32]:
     first_at = np.full(items, np.inf)
     np.minimum.at(first_at, lines.items, lines.at)
     age_days = np.minimum((at - first_at) / _DAY, ITEM_AGE_DAYS_MAX)
-    features = [np.arange(items), *shares, repeat_rate, price, age_days]
+    trend = (shares[0] + _TREND_PRIOR) / (shares[1] + _TREND_PRIOR)
+    features = [np.arange(items), *shares, repeat_rate, trend, price, age_days]
     return np.stack(features, axis=1).astype(np.float32)
-
-
-def _neighbours(lines: _Lines, items: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The NEIGHBOURS strongest links of each item.
-
-    A link is the cosine of how often two items stand in one basket, plus that of how often one's basket is followed by
-    the other's: weight(i, j) / sqrt((orders(i) + prior) * (orders(j) + prior)), where a basket of n items gives each
-    of its pairs 1 / log2(1 + n): large baskets say less of a pair.
-    """
-    keys: list[NDArray[np.int64]] = []
-    weights: list[NDArray[np.float32]] = []
-
-    def link(left: NDArray[np.int64], right: NDArray[np.int64], weight: float) -> None:
-        pairs = (left[:, None] * items + right).ravel()
-        keys.append(pairs)
-        weights.append(np.full(len(pairs), weight, dtype=np.float32))
-
-    last_order: dict[int, int] = {}
-    for order, user in enumerate(lines.order_users.tolist()):
-        basket = lines.of_order(order)
-        link(basket, basket, 1 / np.log2(1 + len(basket)))
-        before = last_order.get(user)
-        last_order[user] = order
-        if before is not None and lines.order_at[order] - lines.order_at[before] <= NEXT_BASKET_SECONDS_MAX:
-            earlier = lines.of_order(before)
-            link(earlier, basket, NEXT_BASKET_WEIGHT / np.log2(1 + max(len(basket), len(earlier))))
-
-    key = np.concatenate(keys)
-    order_of = np.argsort(key, kind="stable")
-    key = key[order_of]
-    starts = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
-    strength = np.add.reduceat(np.concatenate(weights)[order_of], starts)
-    left, right = np.divmod(key[starts], items)
-    popularity = np.bincount(lines.items, minlength=items) + LINK_PRIOR_ORDERS
-    strength = (strength / np.sqrt(popularity[left] * popularity[right])).astype(np.float32)
-    others = left != right
-    return _strongest(left[others], right[others], strength[others], items)
-
-
-def _strongest(
-    left: NDArray[np.int64], right: NDArray[np.int64], strength: NDArray[np.float32], items: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    order = np.lexsort((right, -strength, left))
-    left, right, strength = left[order], right[order], strength[order]
-    counts = np.bincount(left, minlength=items)
-    place = np.arange(len(left)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = place < NEIGHBOURS
-    neighbours = np.full((items, NEIGHBOURS), UNKNOWN, dtype=np.int32)
-    links = np.zeros((items, NEIGHBOURS), dtype=np.float32)
-    neighbours[left[kept], place[kept]] = right[kept]
-    links[left[kept], place[kept]] = strength[kept]
-    return neighbours, links

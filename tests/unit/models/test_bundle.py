@@ -12,9 +12,9 @@ import pytest
 
 from streamproc.errors import SettingsError, StreamprocError
 from streamproc_models import bundle as bundles
-from streamproc_models.bundle import CATALOGUE, GOLDEN, MANIFEST, MODEL, Bundle, load
+from streamproc_models.bundle import CATALOGUE, GENERATORS, GOLDEN, MANIFEST, MODEL, Bundle, load
 from streamproc_models.errors import BundleInvalid
-from streamproc_models.features import FEATURE_NAMES, FOLD_VERSION, schema_hash
+from streamproc_models.features import FEATURES, FOLD_VERSION, features_of, schema_hash
 from streamproc_models.training import TrainingReport
 
 
@@ -31,15 +31,25 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_a_bundle_says_what_it_is(bundle: Bundle, trained: tuple[Path, TrainingReport]) -> None:
-    assert bundle.manifest.features == FEATURE_NAMES
-    assert (bundle.manifest.schema_hash, bundle.manifest.fold_version) == (schema_hash(), FOLD_VERSION)
+    generators = bundle.manifest.generators
+    assert generators == bundle.catalogue.generator_names == ("covisit",)
+    assert bundle.manifest.features == tuple(feature.name for feature in features_of(generators))
+    assert (bundle.manifest.schema_hash, bundle.manifest.fold_version) == (schema_hash(generators), FOLD_VERSION)
     assert bundle.model_version == trained[1].model_version
     assert bundle.item_snapshot == f"bundle:{bundle.model_version}"
     assert set(bundle.manifest.metrics["warm"]) == {"model", "popularity", "own_frequency"}
-    assert {path.name for path in trained[0].iterdir()} == {MANIFEST, MODEL, CATALOGUE, GOLDEN}
 
 
-@pytest.mark.parametrize("name", [MODEL, CATALOGUE, GOLDEN])
+def test_the_booster_is_the_only_file_of_the_folder_and_the_rest_lies_below_it(
+    trained: tuple[Path, TrainingReport],
+) -> None:
+    folder = trained[0]
+    assert [path.name for path in folder.iterdir() if path.is_file()] == [MODEL]
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {MANIFEST, MODEL, CATALOGUE, GENERATORS, GOLDEN}
+
+
+@pytest.mark.parametrize("name", [MODEL, CATALOGUE, GENERATORS, GOLDEN])
 def test_a_changed_file_is_refused_by_name(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -48,7 +58,7 @@ def test_a_changed_file_is_refused_by_name(folder: Path, name: str) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("name", [MANIFEST, MODEL, CATALOGUE, GOLDEN])
+@pytest.mark.parametrize("name", [MANIFEST, MODEL, CATALOGUE, GENERATORS, GOLDEN])
 def test_a_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(BundleInvalid, match=rf"{name} cannot be read .*copy the bundle again") as raised:
@@ -70,6 +80,7 @@ def test_a_manifest_that_is_not_json_is_refused(folder: Path) -> None:
         ("fold_version", 99, "fold version"),
         ("schema_hash", "0" * 64, "feature schema"),
         ("model_version", "0" * 12, "changed after training"),
+        ("calibration", [1.0, 2.0], "changed after training"),
     ],
 )
 def test_a_manifest_of_another_version_is_refused(folder: Path, field: str, value: object, what: str) -> None:
@@ -91,7 +102,7 @@ def test_a_model_without_golden_rows_is_refused(folder: Path, monkeypatch: pytes
     rewrite(folder, lambda manifest: manifest["files"].pop(GOLDEN))
     files = msgspec.json.decode((folder / MANIFEST).read_bytes())["files"]
     monkeypatch.setattr(
-        bundles, "_version", lambda _: msgspec.json.decode((folder / MANIFEST).read_bytes())["model_version"]
+        bundles, "_version", lambda *_: msgspec.json.decode((folder / MANIFEST).read_bytes())["model_version"]
     )
     assert GOLDEN not in files
     with pytest.raises(BundleInvalid, match="a file is missing there"):
@@ -117,7 +128,7 @@ def test_a_bundle_without_a_model_is_loaded(bundle: Bundle, tmp_path: Path) -> N
         tmp_path,
         bundle.catalogue,
         None,
-        golden_rows=np.empty((0, len(FEATURE_NAMES)), np.float32),
+        golden_rows=np.empty((0, len(FEATURES)), np.float32),
         trained_from="",
         trained_until="",
         metrics={},
@@ -125,7 +136,15 @@ def test_a_bundle_without_a_model_is_loaded(bundle: Bundle, tmp_path: Path) -> N
     loaded = load(tmp_path)
     assert loaded.booster is None
     assert loaded.catalogue.ids == bundle.catalogue.ids
-    assert np.array_equal(loaded.catalogue.neighbours, bundle.catalogue.neighbours)
+    stored, made = (found.catalogue.generators[0].arrays() for found in (loaded, bundle))
+    assert stored.keys() == made.keys()
+    assert all(np.array_equal(stored[name], made[name]) for name in made)
+
+
+def test_a_generator_of_an_unknown_kind_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundles, "KINDS", {})
+    with pytest.raises(BundleInvalid, match="generator of kind 'links', which this version does not know"):
+        load(folder)
 
 
 def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path) -> None:
@@ -135,7 +154,7 @@ def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path
             tmp_path / "file",
             bundle.catalogue,
             None,
-            golden_rows=np.empty((0, len(FEATURE_NAMES)), np.float32),
+            golden_rows=np.empty((0, len(FEATURES)), np.float32),
             trained_from="",
             trained_until="",
             metrics={},

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from streamproc_models.features import UserState, decode_state, encode_state, fold, new_state
 from streamproc_models.features.columns import gather
 from streamproc_models.features.fold import DAY, FIVE_MINUTES, HOUR
-from streamproc_models.features.schema import FEATURE_NAMES
+from streamproc_models.features.schema import FEATURES
 from streamproc_models.features.state import ADD, DECAYED, HALF_LIVES, ITEM_DTYPE, ITEMS_MAX, PURCHASE
 from streamproc_producers.events import CartEvent, EventType, utc
 
@@ -51,7 +51,7 @@ def record(state: UserState, item_id: str, field: str) -> float:
 
 
 def feature(state: UserState, name: str) -> float:
-    return float(gather([state], {}).user_features[0, FEATURE_NAMES.index(name)])
+    return float(gather([state], {}).user_features[0, [feature.name for feature in FEATURES].index(name)])
 
 
 VIEW, CART, UNCART, BUY = EventType.VIEW, EventType.ADD_TO_CART, EventType.REMOVE_FROM_CART, EventType.PURCHASE

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from streamproc_models.baskets import replay
 from streamproc_models.bundle import Bundle
-from streamproc_models.candidates import USERS_MAX, Source, candidates
+from streamproc_models.candidates import USERS_MAX, candidates, source_label, source_names
 from streamproc_models.catalogue import Catalogue
-from streamproc_models.features import FEATURE_NAMES, FEATURES, UserState, decode_state, new_state, schema_hash
+from streamproc_models.features import FEATURES, UserState, decode_state, features_of, new_state, schema_hash
 from streamproc_models.features.columns import gather
 from streamproc_models.features.schema import MISSING, Scope, columns
 from streamproc_models.matrix import Matrix
@@ -28,8 +29,9 @@ def test_the_columns_of_a_scope_stand_together() -> None:
 
 
 def test_names_are_unique_and_the_schema_hash_is_stable_within_a_version() -> None:
-    assert len(set(FEATURE_NAMES)) == len(FEATURES)
-    assert schema_hash() == schema_hash()
+    names = [feature.name for feature in features_of(["one", "two"])]
+    assert len(set(names)) == len(names) == len(FEATURES) + 6
+    assert schema_hash(["one"]) == schema_hash(["one"]) != schema_hash(["two"])
 
 
 def rows_of(states: list[UserState], catalogue: Catalogue) -> list[tuple[list[int], bytes]]:
@@ -101,26 +103,37 @@ def test_a_candidate_keeps_all_its_sources(shop_log: list[CartEvent], folded: St
     state = next(iter(folded(shop_log).values()))
     found = gather([state], bundle.catalogue.codes)
     proposed = candidates(found, bundle.catalogue)
+    history, covisit, popular = (1 << number for number in range(len(source_names(bundle.catalogue))))
     by_code = dict(zip(proposed.codes.tolist(), proposed.sources.tolist(), strict=True))
     own = {bundle.catalogue.codes[item_id] for item_id in state.item_ids}
-    assert {code for code, sources in by_code.items() if sources & Source.HISTORY} == own
+    assert {code for code, sources in by_code.items() if sources & history} == own
     assert len(by_code) == len(proposed.codes)
-    linked = {code for code, sources in by_code.items() if sources & Source.COVISIT}
-    assert linked == set(proposed.codes[proposed.links > 0].tolist())
+    linked = {code for code, sources in by_code.items() if sources & covisit}
+    assert linked <= set(proposed.codes[proposed.scores[0] > 0].tolist())
     assert own & linked
+    assert {code for code, sources in by_code.items() if sources & popular} <= set(range(bundle.catalogue.proposed_max))
 
 
 @pytest.mark.parametrize(("sources", "label"), [(7, "history"), (6, "covisit"), (4, "popular")])
 def test_the_published_source_is_the_first_that_holds(sources: int, label: str) -> None:
-    assert Source(sources).label == label
+    assert source_label(sources, ("history", "covisit", "popular")) == label
 
 
-def test_candidates_are_bounded_and_own_items_stay(shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle) -> None:
-    states = list(folded(shop_log).values())
-    found = gather(states, bundle.catalogue.codes)
-    proposed = candidates(found, bundle.catalogue, 5)
+def test_candidates_are_bounded_by_their_best_place_and_own_items_count_double(
+    shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle
+) -> None:
+    few = msgspec.structs.replace(bundle.catalogue, candidates_max=5)
+    proposed = candidates(gather(list(folded(shop_log).values()), few.codes), few)
     assert set(np.diff(proposed.offsets).tolist()) == {5}
-    assert np.all(proposed.sources & Source.HISTORY)
+    own = proposed.records >= 0
+    assert np.all(np.add.reduceat(own, proposed.offsets[:-1]) >= 2)
+    assert np.all(proposed.sources[~own] > 1)
+
+
+def test_a_list_without_history_or_links_is_what_is_popular(bundle: Bundle) -> None:
+    proposed = candidates(gather([new_state()], bundle.catalogue.codes), bundle.catalogue)
+    assert proposed.codes.tolist() == list(range(bundle.catalogue.proposed_max))
+    assert not proposed.scores.any()
 
 
 def test_items_that_the_bundle_does_not_know_are_no_candidates(
@@ -129,8 +142,7 @@ def test_items_that_the_bundle_does_not_know_are_no_candidates(
     state = next(iter(folded(live_log).values()))
     codes = {item_id: code for item_id, code in bundle.catalogue.codes.items() if item_id != state.item_ids[0]}
     proposed = candidates(gather([state], codes), bundle.catalogue)
-    history = proposed.codes[(proposed.sources & Source.HISTORY) > 0]
-    assert len(history) == len(state.item_ids) - 1
+    assert len(proposed.codes[proposed.records >= 0]) == len(state.item_ids) - 1
 
 
 def test_more_users_than_the_sort_keys_hold_are_refused(bundle: Bundle) -> None:

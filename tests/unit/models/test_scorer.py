@@ -71,6 +71,23 @@ def test_more_users_than_one_call_holds_are_all_ranked(
     shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle
 ) -> None:
     user_id, state = next(iter(folded(shop_log).items()))
-    ranked = Scorer(bundle, candidates_max=5).rank([(user_id, state)] * (USERS_MAX + 1), k=1)
+    ranked = Scorer(bundle).rank([(user_id, state)] * (USERS_MAX + 1), k=1)
     assert len(ranked) == USERS_MAX + 1
     assert ranked[0] == ranked[-1]
+
+
+def test_codes_and_lists_agree(shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle) -> None:
+    users = list(folded(shop_log).items())
+    codes, scores = Scorer(bundle).rank_codes([state for _, state in users], 10)
+    for row, ranked in enumerate(Scorer(bundle).rank(users, 10)):
+        assert [bundle.catalogue.ids[code] for code in codes[row]] == [item.item_id for item in ranked.items]
+        assert scores[row].tolist() == [item.probability for item in ranked.items]
+
+
+def test_scores_below_zero_sort_as_numbers_do(shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle) -> None:
+    proposed = candidates(gather(list(folded(shop_log).values())[:1], bundle.catalogue.codes), bundle.catalogue)
+    scores = np.linspace(-2, 2, len(proposed.codes), dtype=np.float32)
+    rows, _ = best_rows(scores, proposed, 10)
+    assert rows.tolist() == list(range(len(scores) - 1, len(scores) - 11, -1))
+    rows, _ = best_rows(-scores, proposed, 10)
+    assert rows.tolist() == list(range(10))

@@ -16,7 +16,7 @@ from streamproc_models.errors import TrainingDataUnusable
 from streamproc_models.evaluation import simulate
 from streamproc_models.features import UserState, decode_state, encode_state
 from streamproc_models.metrics import measure
-from streamproc_models.training import TrainingReport, TrainingSettings, train
+from streamproc_models.training import Objective, TrainingReport, TrainingSettings, train
 from streamproc_models.training.tables import catalogue_of
 from streamproc_producers.events import CartEvent, EventType
 
@@ -31,8 +31,10 @@ def test_equal_logs_give_equal_bytes(
     tmp_path: Path,
 ) -> None:
     train(shop_log, cut, tmp_path, names=names, settings=TrainingSettings(trees_max=20))
-    for path in trained[0].iterdir():
-        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+    files = [path.relative_to(trained[0]) for path in trained[0].rglob("*") if path.is_file()]
+    assert len(files) == 5
+    for path in files:
+        assert (tmp_path / path).read_bytes() == (trained[0] / path).read_bytes(), path
 
 
 def test_events_from_the_cut_on_change_nothing(
@@ -69,14 +71,16 @@ def test_too_few_baskets_give_a_bundle_that_ranks_by_popularity(
     assert load(tmp_path).booster is None
 
 
-@pytest.mark.parametrize("event_type", [EventType.PURCHASE, EventType.VIEW])
-def test_a_log_without_an_order_before_the_cut_is_refused(
-    shop_log: list[CartEvent], tmp_path: Path, event_type: EventType
-) -> None:
-    event = msgspec.structs.replace(shop_log[-1], event_type=event_type)
-    cut = event.ts + timedelta(days=-1 if event_type is EventType.PURCHASE else 1)
+def test_a_log_without_an_event_before_the_cut_is_refused(shop_log: list[CartEvent], tmp_path: Path) -> None:
+    event = shop_log[-1]
     with pytest.raises(TrainingDataUnusable, match="earlier log"):
-        train([event], cut, tmp_path, names={})
+        train([event], event.ts - timedelta(days=1), tmp_path, names={})
+
+
+def test_a_log_of_removals_alone_is_refused(shop_log: list[CartEvent], tmp_path: Path) -> None:
+    event = msgspec.structs.replace(shop_log[-1], event_type=EventType.REMOVE_FROM_CART)
+    with pytest.raises(TrainingDataUnusable, match="nothing can be learned"):
+        train([event], event.ts + timedelta(days=1), tmp_path, names={})
 
 
 def test_settings_that_leave_nothing_to_train_on_are_refused() -> None:
@@ -117,19 +121,55 @@ def test_interleaved_lines_of_one_order_are_one_basket(shop_log: list[CartEvent]
     assert [list(basket.prices) for basket in baskets] == [[bought.item_id, "second"]]
 
 
-def test_codes_go_by_popularity_and_neighbours_by_strength(shop_log: list[CartEvent], cut: datetime) -> None:
-    catalogue = catalogue_of(replay(shop_log), {}, cut.timestamp())
+def test_codes_go_by_popularity_and_links_by_strength(shop_log: list[CartEvent], cut: datetime) -> None:
+    catalogue = catalogue_of(replay(shop_log), {}, cut.timestamp(), TrainingSettings())
     assert catalogue.features[:, 0].tolist() == list(range(len(catalogue)))
-    assert np.all(np.diff(catalogue.links, axis=1) <= 0)
-    assert np.all((catalogue.neighbours == UNKNOWN) == (catalogue.links == 0))
-    assert np.all(catalogue.neighbours != np.arange(len(catalogue))[:, None])
+    tables = catalogue.generators[0].arrays()
+    assert np.all(np.diff(tables["links"], axis=1) <= 0)
+    assert np.all((tables["neighbours"] == UNKNOWN) == (tables["links"] == 0))
+    assert np.all(tables["neighbours"] != np.arange(len(catalogue))[:, None])
 
 
 def test_an_item_that_was_bought_together_is_a_neighbour(shop_log: list[CartEvent], cut: datetime) -> None:
-    catalogue = catalogue_of(replay(shop_log), {}, cut.timestamp())
+    catalogue = catalogue_of(replay(shop_log), {}, cut.timestamp(), TrainingSettings())
     code = catalogue.codes["i05"]
-    neighbours = {catalogue.ids[other] for other in catalogue.neighbours[code] if other != UNKNOWN}
+    neighbours = {catalogue.ids[other] for other in catalogue.generators[0].arrays()["neighbours"][code]}
     assert {"i04", "i06"} <= neighbours
+
+
+def test_items_in_too_few_baskets_are_not_in_the_catalogue(shop_log: list[CartEvent], cut: datetime) -> None:
+    rare = msgspec.structs.replace(shop_log[-1], item_id="rare")
+    baskets = replay([*shop_log, rare])
+    assert "rare" in catalogue_of(baskets, {}, cut.timestamp(), TrainingSettings()).codes
+    few = catalogue_of(baskets, {}, cut.timestamp(), TrainingSettings(item_baskets_min=2))
+    assert "rare" not in few.codes
+    assert len(few.features) == len(few) == len(few.generators[0].arrays()["links"])
+
+
+def test_a_generator_that_there_is_not_is_refused_by_name(shop_log: list[CartEvent], cut: datetime) -> None:
+    with pytest.raises(SettingsError, match="generator 'magic' is not known: choose among covisit"):
+        catalogue_of(replay(shop_log), {}, cut.timestamp(), TrainingSettings(generators=("magic",)))
+
+
+def test_in_a_log_without_purchases_each_event_is_a_basket(shop_log: list[CartEvent]) -> None:
+    views = [msgspec.structs.replace(event, event_type=EventType.VIEW) for event in shop_log[:50]]
+    baskets = replay(views, orders=False)
+    assert [list(basket.prices) for basket in baskets] == [[view.item_id] for view in views]
+    seen: set[str] = set()
+    for basket in baskets:
+        assert (basket.state is None) == (basket.user_id not in seen)
+        seen.add(basket.user_id)
+
+
+def test_a_ranking_objective_comes_with_probabilities_that_fit(
+    shop_log: list[CartEvent], cut: datetime, tmp_path: Path
+) -> None:
+    ranked = TrainingSettings(trees_max=20, objective=Objective.NDCG)
+    report = train(shop_log, cut, tmp_path, names={}, settings=ranked)
+    assert report.calibration == pytest.approx(1, abs=0.05)
+    bundle = load(tmp_path)
+    assert bundle.calibration is not None
+    assert bundle.calibration[0] > 0
 
 
 def test_metrics_follow_their_definitions() -> None:

@@ -1,0 +1,101 @@
+"""Item-to-item links: a pruned, sparse matrix of weights, and the weights with which a user's history enters it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from streamproc_models.catalogue import UNKNOWN
+from streamproc_models.features.columns import Columns
+from streamproc_models.retrieval.base import Scores
+
+
+class Weighting(enum.StrEnum):
+    """How much an item of the history counts. All are above 0 for what counts at all."""
+
+    #: 1 for every item that was bought or is in the cart.
+    EACH = "each"
+    #: The sum over the orders with it of 0.8 ** (orders since then).
+    ORDERS = "orders"
+    #: 0.7 ** place of all items, the last touched first, down to the twelfth.
+    RECENT = "recent"
+    #: 1 for the items of the last order, or in the cart.
+    LAST_ORDER = "last_order"
+    #: 1 for the last touched item.
+    LAST_ITEM = "last_item"
+    #: The interest: it halves every 30 days.
+    INTEREST = "interest"
+
+
+_RECENT_ITEMS = 12
+_RECENT_DECAY = 0.7
+
+
+def weights(columns: Columns, weighting: Weighting) -> NDArray[np.float32]:
+    """float32 [records]: what each record of the history counts; 0 for what does not."""
+    records = columns.records
+    if weighting is Weighting.INTEREST:
+        found = columns.interest
+    elif weighting is Weighting.ORDERS:
+        found = columns.order_decay
+    elif weighting is Weighting.EACH:
+        found = (records["orders"] > 0) | (records["in_cart"] > 0)
+    elif weighting is Weighting.LAST_ORDER:
+        orders = columns.orders[columns.record_users]
+        found = ((records["last_order"] == orders) & (orders > 0)) | (records["in_cart"] > 0)
+    elif weighting is Weighting.LAST_ITEM:
+        found = columns.place == 0
+    else:
+        found = np.where(columns.place < _RECENT_ITEMS, _RECENT_DECAY**columns.place, 0.0)
+    return np.where(columns.record_codes != UNKNOWN, found, 0).astype(np.float32)
+
+
+class Links(msgspec.Struct, frozen=True, dict=True):
+    """A generator: the user's weights times the matrix of links."""
+
+    name: str
+    weighting: Weighting
+    #: int32 [items, links]: codes of the linked items, UNKNOWN where there are fewer.
+    neighbours: NDArray[np.int32]
+    #: float32 of the same shape: above 0, and 0 where there is none.
+    links: NDArray[np.float32]
+
+    KIND: ClassVar[str] = "links"
+
+    def __post_init__(self) -> None:
+        linked = self.neighbours != UNKNOWN
+        counts = np.concatenate(([0], np.cumsum(linked.sum(axis=1))))
+        shape = (len(self.neighbours), len(self.neighbours))
+        self.__dict__["matrix"] = sparse.csr_array((self.links[linked], self.neighbours[linked], counts), shape=shape)
+
+    def scored(self, columns: Columns, items: int) -> Scores:
+        """One sparse product for all users; each row is added up in the order of the user's history."""
+        weight = weights(columns, self.weighting)
+        used = np.flatnonzero(weight > 0)
+        users = len(columns.now)
+        counts = np.bincount(columns.record_users[used], minlength=users)
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        wanted = sparse.csr_array((weight[used], columns.record_codes[used], starts), shape=(users, items))
+        product = wanted @ self.__dict__["matrix"]
+        product.sort_indices()
+        of_users = np.repeat(np.arange(users, dtype=np.int64), np.diff(product.indptr))
+        return Scores(of_users * items + product.indices, product.data)
+
+    def parameters(self) -> Mapping[str, Any]:
+        """How the history is weighed."""
+        return {"weighting": self.weighting}
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """The two tables."""
+        return {"neighbours": self.neighbours, "links": self.links}
+
+    @classmethod
+    def from_arrays(cls, name: str, parameters: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """See :class:`~streamproc_models.retrieval.base.Generator`."""
+        return cls(name, Weighting(parameters["weighting"]), arrays["neighbours"], arrays["links"])

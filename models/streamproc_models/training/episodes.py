@@ -1,0 +1,92 @@
+"""Episodes: spans of the log with the catalogue of their first moment, as a bundle of that day would have it."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+import msgspec
+import numpy as np
+import xgboost
+
+from streamproc_models.baskets import Basket, replay
+from streamproc_models.catalogue import Catalogue
+from streamproc_models.evaluation import Judgement, judge
+from streamproc_models.training.examples import Examples, examples
+from streamproc_models.training.settings import TrainingSettings
+from streamproc_models.training.tables import catalogue_of
+from streamproc_producers.events import CartEvent
+
+#: Told what is being done, how many of its steps are done, and how many there are.
+Progress = Callable[[str, int, int], None]
+
+_DAY = 86_400.0
+
+
+class InTheMaking(msgspec.Struct, frozen=True):
+    """A model before it is a bundle."""
+
+    catalogue: Catalogue
+    booster: xgboost.Booster | None
+    calibration: tuple[float, float] | None = None
+
+
+class Episode(msgspec.Struct):
+    """Its baskets come twice: from states that start empty with it (*cold*), as after a deployment, and from states
+    that know the log from its beginning (*warm*).
+    """
+
+    catalogue: Catalogue
+    #: The baskets of the log before it.
+    before: Sequence[Basket]
+    cold: list[Basket]
+    warm: list[Basket]
+
+    def examples(self, settings: TrainingSettings, random: np.random.Generator) -> list[Examples]:
+        """The labelled rows of the cold and of the warm baskets."""
+        return [
+            examples(baskets, self.catalogue, negatives_max=settings.negatives_max, random=random)
+            for baskets in (self.cold, self.warm)
+        ]
+
+    def judge(self, booster: xgboost.Booster) -> dict[str, Judgement]:
+        """What a booster is worth on them."""
+        model = InTheMaking(self.catalogue, booster)
+        judged = {"cold": judge(model, self.cold, self.before), "warm": judge(model, self.warm, self.before)}
+        return {states: judgement for states, judgement in judged.items() if judgement.baskets}
+
+    @property
+    def labelled(self) -> int:
+        """Baskets with a state before them."""
+        return sum(basket.state is not None for basket in (*self.cold, *self.warm))
+
+
+def first_state_needed(cut: float, settings: TrainingSettings) -> float:
+    """From when on the states before baskets are needed."""
+    return cut - settings.episodes * settings.episode_days * _DAY
+
+
+def episodes_of(
+    log: Sequence[CartEvent], baskets: Sequence[Basket], cut: float, settings: TrainingSettings, progress: Progress
+) -> list[Episode]:
+    """The episodes that have baskets before them, in time order."""
+    # The latest time so far: a late event belongs to the episode in which it came.
+    event_times = list(accumulate((event.at for event in log), max))
+    basket_times = list(accumulate((basket.at for basket in baskets), max))
+    orders = len(baskets) == 0 or len(baskets) < len(log)
+    found: list[Episode] = []
+    for number in range(settings.episodes, 0, -1):
+        progress("preparing episodes", settings.episodes - number, settings.episodes)
+        start = cut - number * settings.episode_days * _DAY
+        first = bisect_left(basket_times, start)
+        if not first:
+            continue
+        warm_end = bisect_left(basket_times, start + settings.episode_days * _DAY)
+        cold: list[Basket] = []
+        if settings.cold_days:
+            cold_end = bisect_left(event_times, start + settings.cold_days * _DAY)
+            cold = replay(log[bisect_left(event_times, start) : cold_end], orders=orders)
+        before = baskets[:first]
+        found.append(Episode(catalogue_of(before, {}, start, settings), before, cold, list(baskets[first:warm_end])))
+    return found
