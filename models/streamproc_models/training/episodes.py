@@ -68,13 +68,18 @@ def first_state_needed(cut: float, settings: TrainingSettings) -> float:
 
 
 def episodes_of(
-    log: Sequence[CartEvent], baskets: Sequence[Basket], cut: float, settings: TrainingSettings, progress: Progress
+    log: Sequence[CartEvent],
+    baskets: Sequence[Basket],
+    cut: float,
+    settings: TrainingSettings,
+    progress: Progress,
+    *,
+    orders: bool,
 ) -> list[Episode]:
-    """The episodes that have baskets before them, in time order."""
+    """The episodes that have baskets before them, in time order. ``orders``: whether a basket is an order."""
     # The latest time so far: a late event belongs to the episode in which it came.
     event_times = list(accumulate((event.at for event in log), max))
     basket_times = list(accumulate((basket.at for basket in baskets), max))
-    orders = len(baskets) == 0 or len(baskets) < len(log)
     found: list[Episode] = []
     for number in range(settings.episodes, 0, -1):
         progress("preparing episodes", settings.episodes - number, settings.episodes)
@@ -87,6 +92,21 @@ def episodes_of(
         if settings.cold_days:
             cold_end = bisect_left(event_times, start + settings.cold_days * _DAY)
             cold = replay(log[bisect_left(event_times, start) : cold_end], orders=orders)
+        warm = list(baskets[first:warm_end])
+        if settings.whole_episodes:
+            cold, warm = _by_user(cold), _by_user(warm)
         before = baskets[:first]
-        found.append(Episode(catalogue_of(before, {}, start, settings), before, cold, list(baskets[first:warm_end])))
+        found.append(Episode(catalogue_of(before, {}, start, settings), before, cold, warm))
     return found
+
+
+def _by_user(baskets: Sequence[Basket]) -> list[Basket]:
+    """One basket a user: all items of his, and the state before the first of them."""
+    merged: dict[str, Basket] = {}
+    for basket in baskets:
+        first = merged.get(basket.user_id)
+        if first is None:
+            merged[basket.user_id] = msgspec.structs.replace(basket, prices=dict(basket.prices))
+        else:
+            first.prices.update(basket.prices)
+    return list(merged.values())

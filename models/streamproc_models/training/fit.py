@@ -113,7 +113,7 @@ def learn(
     at, orders = cut.timestamp(), has_purchases(log)
     progress("replaying the log", 0, 1)
     baskets = replay(log, states_from=first_state_needed(at, settings), orders=orders)
-    episodes = episodes_of(log, baskets, at, settings, progress)
+    episodes = episodes_of(log, baskets, at, settings, progress, orders=orders)
     random = np.random.default_rng(settings.seed)
     parts = [episode.examples(settings, random) for episode in episodes]
     labelled = sum(episode.labelled for episode in episodes)

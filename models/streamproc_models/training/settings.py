@@ -27,6 +27,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True):
     #: The log before the cut is divided into so many episodes, counted back from it; the last one validates.
     episodes: int = 5
     episode_days: float = 10.0
+    #: Whether a list is for all that the user buys in an episode's days; else for the next basket.
+    whole_episodes: bool = False
     #: States that start empty are followed for so long: two episodes give users time for a second basket. 0: none are.
     cold_days: float = 20.0
     #: Items in fewer baskets are not in the catalogue.

@@ -17,6 +17,7 @@ from streamproc_models.evaluation import simulate
 from streamproc_models.features import UserState, decode_state, encode_state
 from streamproc_models.metrics import measure
 from streamproc_models.training import Objective, TrainingReport, TrainingSettings, train
+from streamproc_models.training.leakage import build_episodes
 from streamproc_models.training.tables import catalogue_of
 from streamproc_producers.events import CartEvent, EventType
 
@@ -184,3 +185,17 @@ def test_a_perfect_list_has_an_ndcg_of_one_whatever_the_size_of_the_basket() -> 
     ten = [str(number) for number in range(10)]
     metrics = measure([ten, ten], [{*ten, "more", "and more"}, {"0"}])
     assert metrics.ndcg_at_10 == pytest.approx(1)
+
+
+def test_baskets_of_a_whole_episode_are_one_for_each_user_from_the_state_before_the_first(
+    shop_log: list[CartEvent], cut: datetime
+) -> None:
+    settings = TrainingSettings(episodes=2, whole_episodes=True)
+    single = build_episodes(shop_log, cut.timestamp(), msgspec.structs.replace(settings, whole_episodes=False))
+    for whole, parts in zip(build_episodes(shop_log, cut.timestamp(), settings), single, strict=True):
+        users = [basket.user_id for basket in whole.warm]
+        assert len(set(users)) == len(users) < len(parts.warm)
+        for basket in whole.warm:
+            own = [part for part in parts.warm if part.user_id == basket.user_id]
+            assert basket.state == own[0].state
+            assert basket.prices.keys() == {item_id for part in own for item_id in part.prices}
