@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
-from streamproc.collector import settle_collector
 from streamproc.errors import LeasesHeldElsewhere, StreamprocError, is_transient
 from streamproc.lease import SHARD_END, Lease, LeaseStore, alive, others, startable
+from streamproc.memory import collect_cycles, settle_memory
 from streamproc.namespace import Namespace
 from streamproc.processor import AnyProcessor
 from streamproc.runners.held import HeldLease
@@ -169,6 +169,7 @@ class LocalRunner:
                         self._started = True
                         self._telemetry.emit(RunnerStarted(runner="local"))
                     sync_at = self._clock.monotonic() + self._settings.shard_sync_seconds
+                    collect_cycles()
                 else:
                     self._shard_ended.set()
             self._clock.wait(0.1, stop)
@@ -214,7 +215,7 @@ class LocalRunner:
             # Before the lease is taken: loading a model may take its time, and the lease would not be renewed in it.
             processor = self._application.processor()
             if not self._running:
-                settle_collector()
+                settle_memory()
             held = self._take(lease)
             self._telemetry.emit(LeaseAcquired(shard_id=lease.shard_id, checkpoint=lease.checkpoint))
             consumer = self._consumer(ports, shards[lease.shard_id], held, processor)

@@ -26,8 +26,8 @@ from streamproc.alias import still_serves
 from streamproc.application import Application, load_application
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock, backoff
-from streamproc.collector import settle_collector
 from streamproc.errors import SettingsError, StreamNotFound, StreamprocError
+from streamproc.memory import collect_cycles, settle_memory
 from streamproc.metrics.logs import LogWriter
 from streamproc.metrics.relay import RelaySender
 from streamproc.namespace import Namespace
@@ -137,7 +137,7 @@ class Child:
     def _act(self, action: Action) -> None:
         if isinstance(action, Initialize):
             self._worker = self._start(action)
-            settle_collector()
+            settle_memory()
             self._telemetry.emit(LeaseAcquired(shard_id=action.shard_id, checkpoint=action.sequence_number or ""))
             return
         worker = self._worker
@@ -149,6 +149,7 @@ class Child:
             worker.process(batch_of(worker.shard_id, action))
             if worker.checkpoint_due():
                 self._checkpoint(worker)
+                collect_cycles()
         elif isinstance(action, LeaseLost):
             self._lose(worker)
         elif not self._is_lost:
