@@ -5,6 +5,7 @@ They come from the *history* (the user's own items), from every generator of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamproc_models.catalogue import UNKNOWN, Catalogue
 from streamproc_models.features.columns import Columns
+from streamproc_models.filters import Filter
 from streamproc_models.retrieval.base import Scored
 
 #: Users a call at most: keys of a user, a score and a place must fit 63 bits, and the work the processor's caches.
@@ -40,6 +42,8 @@ class Candidates(NamedTuple):
     #: propose the item: how many it proposes at most).
     scores: NDArray[np.float32]
     ranks: NDArray[np.float32]
+    #: float32 [generators, users]: the best score that each generator gives to any item; 0 where it gives none.
+    best: NDArray[np.float32]
 
 
 def source_names(catalogue: Catalogue) -> tuple[str, ...]:
@@ -52,8 +56,8 @@ def source_label(sources: int, names: tuple[str, ...]) -> str:
     return names[(sources & -sources).bit_length() - 1]
 
 
-def candidates(columns: Columns, catalogue: Catalogue) -> Candidates:
-    """The candidates of each user, as many as the catalogue says at most.
+def candidates(columns: Columns, catalogue: Catalogue, filters: Sequence[Filter] = ()) -> Candidates:
+    """The candidates of each user that all filters keep, as many as the catalogue says at most.
 
     A user's candidates do not depend on the others of the batch. Raises ValueError for more than USERS_MAX users.
     """
@@ -63,9 +67,13 @@ def candidates(columns: Columns, catalogue: Catalogue) -> Candidates:
     own_keys, own_records, own_places = _history(columns, items)
     scored: list[Scored] = [generator.scored(columns, items) for generator in catalogue.generators]
     proposed: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = [(own_keys, own_places // 2)]
-    for one in scored:
-        keys = one.top(items, proposed_max).keys
-        proposed.append((keys, _places(keys // items)))
+    best = np.zeros((len(scored), users), dtype=np.float32)
+    for number, one in enumerate(scored):
+        keys, values = one.top(items, proposed_max)
+        of_source = keys // items
+        place = _places(of_source)
+        proposed.append((keys, place))
+        best[number, of_source[place == 0]] = values[place == 0]
     popular = min(proposed_max, items)
     popular_places = np.tile(np.arange(popular), users)
     proposed.append((np.repeat(np.arange(users) * items, popular) + popular_places, popular_places))
@@ -80,6 +88,9 @@ def candidates(columns: Columns, catalogue: Catalogue) -> Candidates:
     records = np.full(len(keys), -1, dtype=np.int64)
     records[np.searchsorted(keys, own_keys)] = own_records
 
+    for one_filter in filters:
+        stays = one_filter.keeps(columns, catalogue, keys % items, records)
+        keys, sources, records, places = keys[stays], sources[stays], records[stays], places[:, stays]
     kept, offsets = _bound(keys // items, places.min(axis=0), users, catalogue.candidates_max)
     keys = keys[kept]
     return Candidates(
@@ -90,6 +101,7 @@ def candidates(columns: Columns, catalogue: Catalogue) -> Candidates:
         records[kept],
         np.array([one.at(keys) for one in scored], dtype=np.float32).reshape(len(scored), len(keys)),
         places[1:-1, kept].astype(np.float32),
+        best,
     )
 
 

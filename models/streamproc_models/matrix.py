@@ -43,20 +43,12 @@ class Matrix:
         )
         said = matrix[:, len(FEATURES) :]
         pair[:, 1] = (candidates.scores > 0).sum(axis=0)
-        for number, (score, rank) in enumerate(zip(candidates.scores, candidates.ranks, strict=True)):
+        for number, (score, rank, best) in enumerate(
+            zip(candidates.scores, candidates.ranks, candidates.best, strict=True)
+        ):
             said[:, 3 * number] = score
-            said[:, 3 * number + 1] = _relative(score, candidates.offsets)
+            relative, of_row = said[:, 3 * number + 1], best[candidates.users]
+            relative[:] = 0
+            np.divide(score, of_row, out=relative, where=of_row > 0)
             said[:, 3 * number + 2] = rank
         return matrix
-
-
-def _relative(score: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Each score by the best of its user's; 0 for a user without any."""
-    counts = np.diff(offsets)
-    if not len(score):
-        return score
-    some = counts > 0
-    best = np.maximum.reduceat(score, offsets[:-1][some])
-    of_row = np.repeat(best, counts[some])
-    relative: NDArray[np.float32] = np.divide(score, of_row, out=np.zeros_like(score), where=of_row > 0)
-    return relative

@@ -23,6 +23,7 @@ from streamproc_models.catalogue import UNKNOWN, Catalogue
 from streamproc_models.features import FEATURES, UserState
 from streamproc_models.features.columns import Columns, gather
 from streamproc_models.features.schema import Scope
+from streamproc_models.filters import Filter
 from streamproc_models.matrix import Matrix
 
 #: Why a list is not the model's: the bundle has none ...
@@ -81,16 +82,16 @@ class Scorer:
     and the model alone. Not for two threads at once: the matrix' memory is used again.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, filters: Sequence[Filter] = ()) -> None:
         self.model = model
+        self._filters = filters
         self._matrix = Matrix()
         self._sources = source_names(model.catalogue)
 
     def rank(self, users: Sequence[tuple[str, UserState]], k: int = 10) -> list[Ranked]:
         """The ``k`` best items of each user (fewer where there are fewer candidates), in the order of ``users``."""
         if self.model.booster is None:
-            popular = self._popular(k)
-            return [Ranked(user_id, popular, NO_MODEL) for user_id, _ in users]
+            return [Ranked(user_id, self._popular(state, k), NO_MODEL) for user_id, state in users]
         ranked: list[Ranked] = []
         for start in range(0, len(users), USERS_MAX):
             ranked += self._rank(users[start : start + USERS_MAX], k, self.model.booster)
@@ -99,14 +100,19 @@ class Scorer:
     def rank_codes(self, states: Sequence[UserState], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The item codes of the ``k`` best candidates [users, k], and their scores; -1 and 0 where there are fewer.
 
-        Without a booster the most popular items, with their share of recent orders.
+        Without a booster the most popular items, with their share of recent orders. See :meth:`rank`, which gives
+        people what this gives to measurements.
         """
         codes = np.full((len(states), k), UNKNOWN, dtype=np.int64)
         found = np.zeros((len(states), k), dtype=np.float32)
         booster, catalogue = self.model.booster, self.model.catalogue
         if booster is None:
-            popular = min(k, len(catalogue))
-            codes[:, :popular], found[:, :popular] = np.arange(popular), catalogue.features[:popular, _SHARE]
+            for row, state in enumerate(states):
+                for item in self._popular(state, k):
+                    codes[row, item.rank - 1], found[row, item.rank - 1] = (
+                        catalogue.codes[item.item_id],
+                        item.probability,
+                    )
             return codes, found
         for start in range(0, len(states), USERS_MAX):
             _, proposed, scores = self._score(states[start : start + USERS_MAX], booster)
@@ -121,7 +127,7 @@ class Scorer:
         self, states: Sequence[UserState], booster: xgboost.Booster
     ) -> tuple[Columns, Candidates, NDArray[np.float32]]:
         columns = gather(states, self.model.catalogue.codes)
-        proposed = candidates(columns, self.model.catalogue)
+        proposed = candidates(columns, self.model.catalogue, self._filters)
         return columns, proposed, predict(booster, self._matrix.build(columns, proposed, self.model.catalogue))
 
     def _rank(self, users: Sequence[tuple[str, UserState]], k: int, booster: xgboost.Booster) -> list[Ranked]:
@@ -142,18 +148,28 @@ class Scorer:
         known = np.bincount(columns.record_users[columns.record_codes != UNKNOWN], minlength=len(users)).tolist()
         bounds = offsets.tolist()
         return [
-            Ranked(user_id, places[start:end], None) if items else Ranked(user_id, self._popular(k), NO_CANDIDATES)
-            for (user_id, _), start, end, items in zip(users, bounds[:-1], bounds[1:], known, strict=True)
+            Ranked(user_id, places[start:end], None)
+            if items
+            else Ranked(user_id, self._popular(state, k), NO_CANDIDATES)
+            for (user_id, state), start, end, items in zip(users, bounds[:-1], bounds[1:], known, strict=True)
         ]
 
-    def _popular(self, k: int) -> list[RankedItem]:
+    def _popular(self, state: UserState, k: int) -> list[RankedItem]:
         catalogue = self.model.catalogue
-        shares = catalogue.features[:k, _SHARE].tolist()
+        codes = np.arange(len(catalogue) if self._filters else min(k, len(catalogue)))
+        if self._filters:
+            columns = gather([state], catalogue.codes)
+            records = np.full(len(catalogue), -1, dtype=np.int64)
+            known = np.flatnonzero(columns.record_codes != UNKNOWN)
+            records[columns.record_codes[known]] = known
+            for one_filter in self._filters:
+                stays = one_filter.keeps(columns, catalogue, codes, records)
+                codes, records = codes[stays], records[stays]
         return [
-            RankedItem(item_id, name, share, POPULAR, rank)
-            for rank, (item_id, name, share) in enumerate(
-                zip(catalogue.ids[:k], catalogue.names[:k], shares, strict=True), 1
+            RankedItem(
+                catalogue.ids[code], catalogue.names[code], float(catalogue.features[code, _SHARE]), POPULAR, rank
             )
+            for rank, code in enumerate(codes[:k].tolist(), 1)
         ]
 
 
