@@ -9,6 +9,8 @@ _DISTRIBUTION_OF = {
     "producer": "streamproc-producers[cli]",
     "replay": "streamproc-producers[cli]",
     "simulate": "streamproc-producers[cli]",
+    "evaluate": "streamproc-models[cli,evaluate]",
+    "models": "streamproc-models[cli]",
     "train": "streamproc-models[cli]",
     "demo": "streamproc-consumers[demo]",
 }

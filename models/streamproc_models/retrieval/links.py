@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -33,6 +34,8 @@ class Weighting(enum.StrEnum):
     INTEREST = "interest"
 
 
+#: Stands for UNKNOWN in 16 bits.
+_NONE = 0xFFFF
 _RECENT_ITEMS = 12
 _RECENT_DECAY = 0.7
 
@@ -40,6 +43,7 @@ _RECENT_DECAY = 0.7
 def weights(columns: Columns, weighting: Weighting) -> NDArray[np.float32]:
     """float32 [records]: what each record of the history counts; 0 for what does not."""
     records = columns.records
+    found: NDArray[Any]
     if weighting is Weighting.INTEREST:
         found = columns.interest
     elif weighting is Weighting.ORDERS:
@@ -88,14 +92,31 @@ class Links(msgspec.Struct, frozen=True, dict=True):
         return Scores(of_users * items + product.indices, product.data)
 
     def parameters(self) -> Mapping[str, Any]:
-        """How the history is weighed."""
-        return {"weighting": self.weighting}
+        """How the history is weighed, and what the links are multiplied by."""
+        return {"weighting": self.weighting, "scale": float(_scale(self.links))}
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
-        """The two tables."""
-        return {"neighbours": self.neighbours, "links": self.links}
+        """The two tables, in as few bytes as hold them: 4 a link for up to 65,535 items, else 6."""
+        codes = self.neighbours if len(self.neighbours) > _NONE else self.neighbours.astype(np.uint16)
+        return {"neighbours": codes, "links": (self.links / _scale(self.links)).astype(np.float16)}
 
     @classmethod
     def from_arrays(cls, name: str, parameters: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """See :class:`~streamproc_models.retrieval.base.Generator`."""
-        return cls(name, Weighting(parameters["weighting"]), arrays["neighbours"], arrays["links"])
+        neighbours = arrays["neighbours"].astype(np.int32)
+        if arrays["neighbours"].dtype == np.uint16:
+            neighbours[neighbours == _NONE] = UNKNOWN
+        links = arrays["links"].astype(np.float32) * np.float32(parameters["scale"])
+        return cls(name, Weighting(parameters["weighting"]), neighbours, links)
+
+
+def rounded(links: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The links as the bundle can hold them, in 16 bits each: fitted ones are the same before and after."""
+    scale = _scale(links)
+    return (links / scale).astype(np.float16).astype(np.float32) * scale
+
+
+def _scale(links: NDArray[np.float32]) -> np.float32:
+    """A power of two, so that dividing by it loses nothing, and so large that the strongest link is 1 at most."""
+    largest = float(links.max(initial=0.0))
+    return np.float32(2.0 ** math.ceil(math.log2(largest)) if largest > 0 else 1.0)

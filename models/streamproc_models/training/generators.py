@@ -6,14 +6,29 @@ from collections.abc import Callable, Sequence
 
 from streamproc.errors import SettingsError
 from streamproc_models.retrieval.base import Generator
+from streamproc_models.retrieval.encoder_fit import fit_encoder
+from streamproc_models.retrieval.fits import fit_covisit, fit_ease, fit_next, fit_ridge, fit_text, fit_together
+from streamproc_models.retrieval.links import Weighting
+from streamproc_models.retrieval.sessions import fit_sessions
 from streamproc_models.retrieval.steps import Steps
-from streamproc_models.training.covisit import fit_covisit
 
 #: Fits a generator on a log; the names of the items are by code.
 Fit = Callable[[Steps, Sequence[str]], Generator]
 
 FITS: dict[str, Fit] = {
+    # In one basket, and in one basket and the next: small, and enough for a shop that scores on a stream.
     "covisit": lambda steps, _names: fit_covisit(steps),
+    "together": lambda steps, _names: fit_together(steps),
+    "together_orders": lambda steps, _names: fit_together(steps, name="together_orders", weighting=Weighting.ORDERS),
+    "next_orders": lambda steps, _names: fit_next(
+        steps, name="next_orders", weighting=Weighting.ORDERS, backward=0.0, shrinkage=10.0
+    ),
+    "next_views": lambda steps, _names: fit_next(steps, name="next_views", weighting=Weighting.RECENT, shrinkage=3.0),
+    "ridge": lambda steps, _names: fit_ridge(steps),
+    "ease": lambda steps, _names: fit_ease(steps),
+    "text": lambda _steps, names: fit_text(names),
+    "session_knn": lambda steps, _names: fit_sessions(steps),
+    "encoder": lambda steps, _names: fit_encoder(steps),
 }
 
 

@@ -1,4 +1,4 @@
-"""Co-visitation: items that stand in one basket, and in one basket and the user's next."""
+"""Co-visitation in one small table: items that stand in one basket, and in one basket and the user's next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from streamproc_models.catalogue import UNKNOWN
+from streamproc_models.retrieval.fits.prune import prune
 from streamproc_models.retrieval.links import Links, Weighting
 from streamproc_models.retrieval.steps import Steps
 
@@ -39,10 +39,11 @@ def fit_covisit(steps: Steps, name: str = "covisit") -> Links:
         links = links + baskets[followed].T @ _scaled(baskets[followed + 1], weight)
     pairs = links.tocoo()
     others = pairs.row != pairs.col
-    left, right = pairs.row[others].astype(np.int64), pairs.col[others].astype(np.int64)
+    left, right = pairs.row[others], pairs.col[others]
     orders = np.bincount(steps.codes, minlength=steps.items) + LINK_PRIOR_ORDERS
     strength = (pairs.data[others] / np.sqrt(orders[left] * orders[right])).astype(np.float32)
-    return Links(name, Weighting.RECENT, *_strongest(left, right, strength, steps.items))
+    table = sparse.csr_array((strength, (left, right)), shape=links.shape)
+    return prune(name, Weighting.RECENT, [(0, table)], items=steps.items, width=NEIGHBOURS)
 
 
 def _baskets(steps: Steps) -> tuple[sparse.csr_array, NDArray[np.int64], NDArray[np.float64]]:
@@ -62,18 +63,3 @@ def _baskets(steps: Steps) -> tuple[sparse.csr_array, NDArray[np.int64], NDArray
 
 def _scaled(rows: sparse.csr_array, factors: NDArray[np.float64]) -> sparse.csr_array:
     return sparse.csr_array((np.repeat(factors, np.diff(rows.indptr)), rows.indices, rows.indptr), shape=rows.shape)
-
-
-def _strongest(
-    left: NDArray[np.int64], right: NDArray[np.int64], strength: NDArray[np.float32], items: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    order = np.lexsort((right, -strength, left))
-    left, right, strength = left[order], right[order], strength[order]
-    counts = np.bincount(left, minlength=items)
-    place = np.arange(len(left)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = place < NEIGHBOURS
-    neighbours = np.full((items, NEIGHBOURS), UNKNOWN, dtype=np.int32)
-    links = np.zeros((items, NEIGHBOURS), dtype=np.float32)
-    neighbours[left[kept], place[kept]] = right[kept]
-    links[left[kept], place[kept]] = strength[kept]
-    return neighbours, links
