@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos soak bench bench-kcl bench-producer clean
+.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
@@ -9,6 +9,7 @@ RUNS ?= 2000
 SEED ?= 0
 MINUTES ?= 30
 RATE ?= 300
+SETS ?= tafeng diginetica online-retail
 STAMP := .venv/.setup
 PYPROJECTS := pyproject.toml producers/pyproject.toml models/pyproject.toml consumers/pyproject.toml
 
@@ -47,6 +48,9 @@ chaos: $(STAMP) ## Play RUNS seeded schedules of faults from SEED on, and the mu
 
 soak: $(STAMP) ## Run producer and recommender for MINUTES at RATE events a second, with a fault every few seconds by SEED
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --rate $(RATE) --seed $(SEED) $(ARGS)
+
+evaluate: $(STAMP) ## Train on the public sets (SETS=...) and judge on what they hold out; STREAMPROC_DATA_DIR is their folder
+	@$(BIN)/streamproc evaluate $(SETS:%=--set %) --out build $(ARGS)
 
 bench: $(STAMP) ## Measure throughput and latency
 	@$(BIN)/python benchmarks/run.py $(ARGS)

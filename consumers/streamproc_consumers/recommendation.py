@@ -30,7 +30,7 @@ class RecommendedItem(msgspec.Struct, frozen=True, gc=False):
     name: str
     #: Probability that the item is in the user's next basket; in a fallback, the share of recent orders that had it.
     probability: float
-    #: Which generator proposed it: history, covisit, popular.
+    #: What proposed it first: the user's history, a generator by its name, or popular.
     source: str
     #: 1 is the first.
     rank: int
@@ -44,7 +44,10 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     user_id: str
     items: list[RecommendedItem]
     model_version: str
+    #: The alias whose model made the list; see :mod:`streamproc_consumers.arms`.
     arm: str
+    #: The probability with which a user is in that arm.
+    propensity: float = 1.0
     #: Event time up to which the features know the user.
     features_as_of: datetime
     #: The last event in the features.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
@@ -17,33 +17,41 @@ from streamproc.settings import LocalRunnerSettings, WorkerSettings
 from streamproc.sinks.firehose import FirehoseSink
 from streamproc.snapshots.s3 import S3Snapshots
 from streamproc.states.dynamodb import DynamoDBStates
+from streamproc.telemetry import Telemetry
+from streamproc_consumers.arms import Experiment, Ranker, read_experiment
 from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem, recommendation_id
-from streamproc_models import bundle as bundles
+from streamproc_consumers.reload import POLL_SECONDS, FixedModels, Models, models_at, poll_seconds
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import FOLD_VERSION, UserState, decode_state, encode_state, fold, new_state
 from streamproc_models.features.trending import Trending
-from streamproc_models.scorer import Ranked, Scorer
+from streamproc_models.scorer import Ranked
 from streamproc_producers.events import CartEvent, decode, utc
 
 #: How many items are recommended.
 ITEMS_PER_LIST = 10
-#: The arm of users that are in no experiment.
-CHAMPION = "champion"
 
 
 class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
-    """Folds a user's events into features and ranks the candidates of all changed users with one booster call.
+    """Folds a user's events into features and ranks the candidates of all changed users with one booster call an arm.
 
-    One object serves one shard: the scorer's matrix is memory that it uses again. The bundle is shared.
+    One object serves one shard: the scorers' memory is used again. The models are shared, and change between batches;
+    see :mod:`streamproc_consumers.reload`.
     """
 
     fold_version = FOLD_VERSION
 
-    def __init__(self, bundle: Bundle, clock: Clock | None = None) -> None:
-        self._bundle = bundle
-        self._scorer = Scorer(bundle)
+    def __init__(
+        self, models: Bundle | Models, clock: Clock | None = None, *, experiment: Experiment | None = None
+    ) -> None:
+        self._models = FixedModels(models) if isinstance(models, Bundle) else models
         self._clock = clock or SystemClock()
+        self._ranker = Ranker(self._models, experiment, self._clock)
         self._encode = msgspec.json.Encoder().encode
+
+    def observe(self, telemetry: Telemetry) -> None:
+        """Follow the models from now on, and tell there what becomes of them."""
+        self._models.start(telemetry)
+        self._ranker.observe(telemetry)
 
     def decode(self, data: bytes) -> CartEvent:
         """See :func:`streamproc_producers.events.decode`."""
@@ -70,33 +78,33 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
         return fold(state, event)
 
     def model_version(self) -> str:
-        """The bundle's."""
-        return self._bundle.model_version
+        """Of the bundles that the last batch was ranked with."""
+        return self._ranker.model_version()
 
     def shared(self) -> Trending:
         """What is trending over all shoppers; see :mod:`streamproc_models.features.trending`."""
         return Trending()
 
     def emit(self, changed: Sequence[Changed[UserState]]) -> Sequence[Recommendation]:
-        """A list for every changed user."""
-        ranked = self._scorer.rank([(item.key, item.state) for item in changed], ITEMS_PER_LIST)
+        """A list for every changed user. The bundles are those in force now, for all of them."""
+        ranked = self._ranker.rank([(item.key, item.state) for item in changed], ITEMS_PER_LIST)
         published_ts = utc(self._clock.time())
-        version, snapshot = self._bundle.model_version, self._bundle.item_snapshot
         return [
             Recommendation(
-                recommendation_id=recommendation_id(item.key, item.position, version),
+                recommendation_id=recommendation_id(item.key, item.position, served.bundle.model_version),
                 user_id=item.key,
-                items=_items(found),
-                model_version=version,
-                arm=CHAMPION,
+                items=_items(served.ranked),
+                model_version=served.bundle.model_version,
+                arm=served.arm,
+                propensity=served.propensity,
                 features_as_of=utc(item.state.last_at),
                 position=LogPosition.of(item.position),
                 event_ts=utc(item.event_time),
                 published_ts=published_ts,
-                item_snapshot=snapshot,
-                fallback=found.fallback,
+                item_snapshot=served.bundle.item_snapshot,
+                fallback=served.ranked.fallback,
             )
-            for item, found in zip(changed, ranked, strict=True)
+            for item, served in zip(changed, ranked, strict=True)
         ]
 
     def encode(self, output: Recommendation) -> bytes:
@@ -119,16 +127,19 @@ def _items(ranked: Ranked) -> list[RecommendedItem]:
 def app() -> Application:
     """The recommender, from the environment.
 
-    STREAMPROC_MODEL is the bundle's folder, STREAMPROC_BUCKET takes large dead letters and the snapshots of what is
-    trending, STREAMPROC_REDIS_URL is the projection's Redis; STREAMPROC_STREAM, STREAMPROC_DELIVERY_STREAM and
-    STREAMPROC_RECOMMENDER_NAME have defaults.
+    STREAMPROC_MODEL is a bundle's folder, or a registry and the alias to follow, as s3://bucket/models/NAME@champion;
+    STREAMPROC_MODEL_POLL_SECONDS and STREAMPROC_EXPERIMENT go with it (docs/models.md). STREAMPROC_BUCKET takes large
+    dead letters and the snapshots of what is trending, STREAMPROC_REDIS_URL is the projection's Redis;
+    STREAMPROC_STREAM, STREAMPROC_DELIVERY_STREAM and STREAMPROC_RECOMMENDER_NAME have defaults.
     """
-    bundle = bundles.load(Path(environment("STREAMPROC_MODEL")))
+    address, experiment = environment("STREAMPROC_MODEL"), read_experiment(os.environ.get("STREAMPROC_EXPERIMENT", ""))
+    poll = environment("STREAMPROC_MODEL_POLL_SECONDS", default=str(POLL_SECONDS))
+    models = models_at(address, experiment.aliases() if experiment else [], poll_seconds=poll_seconds(poll))
     bucket = environment("STREAMPROC_BUCKET")
     return Application(
         name=environment("STREAMPROC_RECOMMENDER_NAME", default="recommender"),
         stream=environment("STREAMPROC_STREAM", default="cart-events"),
-        processor=lambda: Recommender(bundle),
+        processor=lambda: Recommender(models, experiment=experiment),
         states=DynamoDBStates,
         deadletters=partial(DynamoDBDeadLetters, bucket=bucket),
         sink=partial(

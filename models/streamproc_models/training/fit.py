@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -115,12 +115,16 @@ def learn(
     baskets = replay(log, states_from=first_state_needed(at, settings), orders=orders)
     episodes = episodes_of(log, baskets, at, settings, progress, orders=orders)
     random = np.random.default_rng(settings.seed)
-    parts = [episode.examples(settings, random) for episode in episodes]
+    parts = [joined(episode.examples(settings, random)) for episode in episodes]
+    held_out = len(parts[-1].labels) if parts else 0
+    everything = joined(parts)
+    del parts
+    # Views, not copies: the rows are what training needs most memory for.
+    first_held_out = len(everything.labels) - held_out
+    training, validation = everything.part(0, first_held_out), everything.part(first_held_out)
     labelled = sum(episode.labelled for episode in episodes)
-    training, validation = _joined(parts[:-1]), _joined(parts[-1:])
     booster, calibration, observed = None, None, 1.0
     validated: dict[str, Judgement] = {}
-    everything = _joined(parts)
     if labelled >= settings.baskets_min and _learnable(training) and _learnable(validation):
         progress("training", 0, 2)
         judged = fit_booster(training, validation, settings)
@@ -130,7 +134,6 @@ def learn(
             calibration = fit_calibration(scores, validation)
         predicted = bundle.calibrated(scores, calibration)
         observed = float(predicted @ validation.weights / (validation.labels @ validation.weights))
-        del training, validation
         progress("training", 1, 2)
         booster = fit_booster(everything, None, settings, trees=judged.num_boosted_rounds())
     del episodes
@@ -155,10 +158,6 @@ def learn(
         utc(log[0].at).isoformat(),
         utc(log[-1].at).isoformat(),
     )
-
-
-def _joined(parts: Iterable[Sequence[Examples]]) -> Examples:
-    return joined([part for pair in parts for part in pair])
 
 
 def _learnable(rows: Examples) -> bool:
