@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer clean
+.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
@@ -60,6 +60,9 @@ bench-kcl: $(STAMP) ## Measure the child of KCL's daemon beside amazon-kclpy's o
 
 bench-producer: $(STAMP) ## Measure what sending an event costs, beside aws-kinesis-agg and aiokpl
 	@$(BIN)/python benchmarks/producer.py $(ARGS)
+
+bench-reload: $(STAMP) ## Measure what a reload of the model adds to batches
+	@$(BIN)/python benchmarks/reload.py $(ARGS)
 
 clean: ## Remove what was built; .venv and .uv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

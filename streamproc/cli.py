@@ -46,7 +46,7 @@ Exit codes:
    7  the stream was deleted and made again
    8  a state was written by a newer fold
    9  something is not installed
-  11  the model bundle cannot be used
+  11  the model bundle cannot be used, nor the one before it
  130  stopped by Ctrl-C
 """
 

@@ -15,6 +15,7 @@ import msgspec
 
 from streamproc.errors import DecodeError, SettingsError, is_transient
 from streamproc.record import Position, Record
+from streamproc.telemetry import Telemetry
 
 E = TypeVar("E")
 S = TypeVar("S")
@@ -117,8 +118,12 @@ class Processor(ABC, Generic[E, O]):
         """An output as the sink writes it: one line of JSON, without the newline."""
 
     def model_version(self) -> str | None:
-        """The version of the model that the outputs come from, where there is one; telemetry tells it."""
+        """The version of the model that the last outputs came from, where there is one; telemetry tells it."""
         return None
+
+    def observe(self, telemetry: Telemetry) -> None:
+        """The worker starts: what the application has to tell from now on goes to the library's logs and metrics."""
+        del telemetry
 
 
 class KeyedProcessor(ABC, Generic[E, S, O]):
@@ -181,8 +186,12 @@ class KeyedProcessor(ABC, Generic[E, S, O]):
         """Read what ``encode_state`` wrote, for this ``fold_version``."""
 
     def model_version(self) -> str | None:
-        """The version of the model that the outputs come from, where there is one; telemetry tells it."""
+        """The version of the model that the last outputs came from, where there is one; telemetry tells it."""
         return None
+
+    def observe(self, telemetry: Telemetry) -> None:
+        """The worker starts: what the application has to tell from now on goes to the library's logs and metrics."""
+        del telemetry
 
     def shared(self) -> SharedFold[E, Any] | None:
         """The fold of values across keys, where the application has one."""

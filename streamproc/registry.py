@@ -93,6 +93,11 @@ METRICS = {
         Metric("streamproc_retention_gaps_total", _COUNTER, "Checkpoints older than the retention", _SHARD),
         Metric("streamproc_replays_skipped_total", _COUNTER, "Replayed dead letters not folded", _SHARD),
         Metric("streamproc_model_info", _GAUGE, "1, the model version in force", ("shard_id", "model_version")),
+        Metric("streamproc_models_offered_total", _COUNTER, "Bundles fetched and proven", ("alias",)),
+        Metric("streamproc_models_rejected_total", _COUNTER, "Bundles that cannot be used", ("alias",)),
+        Metric("streamproc_shadow_users_total", _COUNTER, "Users whom the shadow ranked for, too"),
+        Metric("streamproc_shadow_overlap_ratio", _GAUGE, "Share of the published items that the shadow has, too"),
+        Metric("streamproc_shadow_score_drift", _GAUGE, "The shadow's probabilities less the published ones"),
         Metric("streamproc_retries_total", _COUNTER, "Calls tried again after an error that passes", ("what",)),
         Metric("streamproc_emit_time_ratio", _GAUGE, "Share of batch time in the application's emit, last minute"),
         Metric("streamproc_children", _GAUGE, "Processes of shards that are alive"),
@@ -375,6 +380,11 @@ class Registry:
     def _on_model(self, event: facts.ModelLoaded) -> None:
         self._held(event.shard_id).model_version = event.model_version
 
+    def _on_shadow(self, event: Any) -> None:
+        self._count("streamproc_shadow_users_total", by=event.users)
+        self._gauges["streamproc_shadow_overlap_ratio"] = {(): event.overlap_at_10}
+        self._gauges["streamproc_shadow_score_drift"] = {(): event.score_drift}
+
     def _on_started(self, _event: facts.RunnerStarted) -> None:
         self._started = True
 
@@ -443,8 +453,11 @@ _HANDLERS: dict[type[TelemetryEvent], Callable[[Registry, Any], None]] = {
     facts.ReplayedSkipped: _counting("streamproc_replays_skipped_total"),
     facts.TelemetryDropped: _counting("streamproc_telemetry_dropped_total", by="events", labels=()),
 }
-#: Events of the KCL runner, by name: what sums knows nothing that runs.
-_HANDLERS_BY_NAME = {
+#: Events of the KCL runner and of the recommender, by name: what sums knows nothing that runs.
+_HANDLERS_BY_NAME: dict[str, Callable[[Registry, Any], None]] = {
+    "streamproc.model_offered": _counting("streamproc_models_offered_total", labels=("alias",)),
+    "streamproc.model_rejected": _counting("streamproc_models_rejected_total", labels=("alias",)),
+    "streamproc.shadow_compared": Registry._on_shadow,
     "streamproc.daemon_died": _counting("streamproc_daemon_restarts_total", labels=()),
     "streamproc.child_killed": _counting("streamproc_children_killed_total", labels=()),
     "streamproc.shard_stuck": _counting("streamproc_shards_stuck_total"),

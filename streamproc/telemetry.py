@@ -170,7 +170,7 @@ class ChildFailed(TelemetryEvent, frozen=True, kw_only=True):
 
 
 class ModelLoaded(TelemetryEvent, frozen=True, kw_only=True):
-    """From here on the outputs of the shard come from this version of the application's model."""
+    """From this batch on the outputs of the shard come from this version of the application's model."""
 
     shard_id: str
     model_version: str

@@ -107,6 +107,7 @@ class ShardWorker:
         if isinstance(processor, KeyedProcessor):
             self._keyed = keyed_of(shard_id, processor, settings, hash_range, ports.partials, self._retries)
         self._snapshot: Snapshot | None = None
+        self._model_version: str | None = None
         self._ports = ports
         self._settings = settings
         self._clock = clock
@@ -138,8 +139,13 @@ class ShardWorker:
         )
         if after_death:
             self._retries.call("reading what a dead worker left", self._quarantine.start)
+        self._processor.observe(self._telemetry)
+        self._tell_model()
+
+    def _tell_model(self) -> None:
         version = self._processor.model_version()
-        if version is not None:
+        if version is not None and version != self._model_version:
+            self._model_version = version
             self._telemetry.emit(ModelLoaded(shard_id=self.shard_id, model_version=version))
 
     def close(self) -> None:
@@ -178,6 +184,7 @@ class ShardWorker:
         else:
             folded, skipped, outputs = self._process_keyed(self._keyed, records, events, rejected, steps)
         self._done = records[-1].position
+        self._tell_model()
         self._telemetry.emit(
             BatchCommitted(
                 shard_id=self.shard_id,

@@ -72,7 +72,13 @@ class Trained(msgspec.Struct, frozen=True):
             golden_rows=self.golden_rows,
             trained_from=self.trained_from,
             trained_until=self.trained_until,
-            metrics={states: judgement.asdict() for states, judgement in self.report.validation.items()},
+            metrics={
+                states: {
+                    ranking: {**values, "baskets": float(judgement.baskets)}
+                    for ranking, values in judgement.asdict().items()
+                }
+                for states, judgement in self.report.validation.items()
+            },
         )
         return msgspec.structs.replace(self.report, model_version=manifest.model_version)
 

@@ -10,6 +10,7 @@ import msgspec
 from streamproc.errors import DecodeError
 from streamproc.processor import Changed, KeyedProcessor, SharedFold
 from streamproc.record import Position
+from streamproc.telemetry import Telemetry
 
 #: How a record fails: not at all; in decode; in every fold; in its first fold; in every fold until the first crash, as
 #: when a mended program is started; or in the emission of the state that it is the last event of.
@@ -132,6 +133,14 @@ class MishapProcessor(KeyedProcessor[_Event, Any, _Output]):
     def new_state(self) -> Any:
         """See :class:`streamproc.processor.KeyedProcessor`."""
         return self._own.new_state()
+
+    def model_version(self) -> str | None:
+        """See :class:`streamproc.processor.KeyedProcessor`."""
+        return self._own.model_version()
+
+    def observe(self, telemetry: Telemetry) -> None:
+        """See :class:`streamproc.processor.KeyedProcessor`."""
+        self._own.observe(telemetry)
 
     def shared(self) -> Unwrapping | None:
         """See :class:`streamproc.processor.KeyedProcessor`."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import streamproc_consumers.facts  # noqa: F401  # its events are metrics, too
 from streamproc import telemetry as facts
 from streamproc.health import health, readiness
 from streamproc.registry import METRICS, RELEASED_KEPT_SECONDS, Distribution, Kind, Registry
@@ -279,7 +280,7 @@ def test_a_draining_host_is_not_ready_and_not_judged(host: Host) -> None:
 
 def test_every_event_is_taken_and_every_metric_moves_or_is_said_to_be_a_gauge(host: Host) -> None:
     for event_type in TelemetryEvent.__subclasses__():
-        if not event_type.__module__.startswith("streamproc."):
+        if not event_type.__module__.startswith(("streamproc.", "streamproc_consumers.")):
             continue
         fields = {name: _any(hint) for name, hint in event_type.__annotations__.items() if "ClassVar" not in str(hint)}
         host.take(event_type(**fields))
