@@ -20,13 +20,14 @@ from streamproc_models.retrieval.base import Scored
 USERS_MAX = 256
 
 HISTORY, POPULAR = "history", "popular"
+_POPULAR_BEHIND = 4
 
 
 class Candidates(NamedTuple):
     """The candidates of a batch of users: one user after the other, the best by priority first.
 
-    The *priority* is the best place that any source gives the item, own items counting double: it decides what the
-    bound keeps, and which of two equal scores comes first.
+    The *priority* is the best place that any source gives the item, own items counting double, and popular ones a
+    quarter: it decides what the bound keeps, and which of two equal scores comes first.
     """
 
     #: int64 [users + 1]: where each user's rows start.
@@ -76,7 +77,7 @@ def candidates(columns: Columns, catalogue: Catalogue, filters: Sequence[Filter]
         best[number, of_source[place == 0]] = values[place == 0]
     popular = min(proposed_max, items)
     popular_places = np.tile(np.arange(popular), users)
-    proposed.append((np.repeat(np.arange(users) * items, popular) + popular_places, popular_places))
+    proposed.append((np.repeat(np.arange(users) * items, popular) + popular_places, _POPULAR_BEHIND * popular_places))
 
     keys = _unique(np.concatenate([keys for keys, _ in proposed]))
     sources = np.zeros(len(keys), dtype=np.uint32)
