@@ -13,6 +13,7 @@ _DISTRIBUTION_OF = {
     "models": "streamproc-models[cli]",
     "train": "streamproc-models[cli]",
     "demo": "streamproc-consumers[demo]",
+    "explain": "streamproc-consumers",
     "experiment": "streamproc-consumers",
 }
 

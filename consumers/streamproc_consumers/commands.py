@@ -38,7 +38,9 @@ from streamproc_producers.retail import default_data_path
 @click.option("--kinesis-port", type=int, help="Serve Kinesis here, for tools of your own.  [default: a free one]")
 @click.option("--redis-port", type=int, help="Serve Redis here, likewise.  [default: a free one]")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here, too.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Keep the model, the logs and the journals here.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Keep the model, the logs, the journals and what landed here."
+)
 def demo(
     data: Path | None,
     cut: datetime,

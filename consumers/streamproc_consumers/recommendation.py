@@ -28,7 +28,7 @@ class RecommendedItem(msgspec.Struct, frozen=True, gc=False):
 
     id: str
     name: str
-    #: Probability that the item is in the user's next basket; in a fallback, the share of recent orders that had it.
+    #: Probability that the item is in the user's next basket; where popularity ranks, the share of recent orders.
     probability: float
     #: What proposed it first: the user's history, a generator by its name, or popular.
     source: str
@@ -57,7 +57,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     published_ts: datetime
     #: Which cross-user values (popularity, neighbours) were in force.
     item_snapshot: str
-    #: Why the list is not the model's, or None.
+    #: What the list lacks, or None; see docs/explain.md.
     fallback: str | None
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -204,7 +205,13 @@ def load(path: Path) -> Bundle:
     generators = _decoded(path / GENERATORS, contents[GENERATORS], msgspec.msgpack.Decoder(list[_Generator]))
     made = tuple(_to_generator(path / GENERATORS, one) for one in generators)
     catalogue = Catalogue(
-        stored.ids, stored.names, _unpacked(stored.features), made, stored.candidates_max, stored.proposed_max
+        stored.ids,
+        stored.names,
+        _unpacked(stored.features),
+        made,
+        stored.candidates_max,
+        stored.proposed_max,
+        _seconds(path / MANIFEST, manifest.trained_until),
     )
     if catalogue.generator_names != manifest.generators:
         raise BundleInvalid(f"{path / GENERATORS} has other generators than the manifest: copy the bundle again")
@@ -214,6 +221,13 @@ def load(path: Path) -> Bundle:
     golden = _decoded(path / GOLDEN, contents[GOLDEN], msgspec.msgpack.Decoder(_Golden))
     _check_golden(path, booster, _unpacked(golden.rows), _unpacked(golden.scores))
     return Bundle(manifest, catalogue, booster)
+
+
+def _seconds(path: Path, time: str) -> float:
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except ValueError as error:
+        raise BundleInvalid(f"{path} has trained_until {time!r}, which is no time: copy the bundle again") from error
 
 
 def _check_versions(path: Path, manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ the more popular item.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ class Catalogue(msgspec.Struct, frozen=True, dict=True):
     #: Candidates of a user at most, and what each source but the history proposes at most.
     candidates_max: int = 100
     proposed_max: int = 40
+    #: Event time of the end of that log, seconds since the epoch; infinite where it is now, as in training.
+    as_of: float = math.inf
 
     @cached_property
     def codes(self) -> dict[str, int]:

@@ -26,12 +26,22 @@ from streamproc_models.features.schema import Scope
 from streamproc_models.filters import Filter
 from streamproc_models.matrix import Matrix
 
-#: Why a list is not the model's: the bundle has none ...
+#: What a list lacks, the most first; it is labelled with the first that holds. The bundle has no booster, ...
 NO_MODEL = "no_model"
-#: ... or the user has no item that the bundle knows, and so only the popular ones to rank.
+#: ... or knows no item of the user, so popularity ranks; ...
 NO_CANDIDATES = "no_candidates"
+#: ... there were fewer candidates than places, and what is popular comes after them; ...
+FEW_CANDIDATES = "few_candidates"
+#: ... no generator has anything to say, and the model ranks the user's own items and the popular ones; ...
+NO_NEIGHBOURS = "no_neighbours"
+#: ... or the user's last event is more than STALE_SECONDS after the end of the bundle's log.
+STALE_MODEL = "stale_model"
+_FALLBACKS = (NO_CANDIDATES, NO_NEIGHBOURS, STALE_MODEL, None)
 
-_SHARE = [feature.name for feature in FEATURES if feature.scope is Scope.ITEM].index("item_share_30d")
+_ITEM_FEATURES = [feature for feature in FEATURES if feature.scope is Scope.ITEM]
+_SHARE = [feature.name for feature in _ITEM_FEATURES].index("item_share_30d")
+#: From then on nothing that any window of an item's features counts is of the time before the user's last event.
+STALE_SECONDS = float(max(feature.seconds or 0 for feature in _ITEM_FEATURES))
 
 
 class Model(Protocol):
@@ -58,7 +68,7 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
 
     item_id: str
     name: str
-    #: Probability that the item is in the user's next basket. In a fallback: share of recent orders with the item.
+    #: Probability that the item is in the user's next basket. Where popularity ranks: share of recent orders with it.
     probability: float
     #: The first source that proposed it: history, a generator's name, or popular.
     source: str
@@ -67,7 +77,7 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ranked(msgspec.Struct, frozen=True, gc=False):
-    """A user's list, and None or the reason why it is by popularity."""
+    """A user's list, and None or what it lacks."""
 
     user_id: str
     items: list[RankedItem]
@@ -145,13 +155,35 @@ class Scorer:
                 strict=True,
             )
         ]
-        known = np.bincount(columns.record_users[columns.record_codes != UNKNOWN], minlength=len(users)).tolist()
-        bounds = offsets.tolist()
-        return [
-            Ranked(user_id, places[start:end], None)
-            if items
-            else Ranked(user_id, self._popular(state, k), NO_CANDIDATES)
-            for (user_id, state), start, end, items in zip(users, bounds[:-1], bounds[1:], known, strict=True)
+        bounds, wanted = offsets.tolist(), min(k, len(catalogue))
+        ranked: list[Ranked] = []
+        for (user_id, state), start, end, lacks in zip(
+            users, bounds[:-1], bounds[1:], self._lacks(columns, proposed), strict=True
+        ):
+            if _FALLBACKS[lacks] == NO_CANDIDATES:
+                ranked.append(Ranked(user_id, self._popular(state, k), NO_CANDIDATES))
+            elif end - start < wanted:
+                ranked.append(Ranked(user_id, self._filled(places[start:end], state, k), FEW_CANDIDATES))
+            else:
+                ranked.append(Ranked(user_id, places[start:end], _FALLBACKS[lacks]))
+        return ranked
+
+    def _lacks(self, columns: Columns, proposed: Candidates) -> list[int]:
+        """For each user the place in _FALLBACKS."""
+        is_known = np.zeros(len(columns.now), dtype=np.bool_)
+        is_known[columns.record_users[columns.record_codes != UNKNOWN]] = True
+        is_linked = (proposed.best > 0).any(axis=0)
+        is_stale = columns.now > self.model.catalogue.as_of + STALE_SECONDS
+        lacks: list[int] = np.select([~is_known, ~is_linked, is_stale], [0, 1, 2], 3).tolist()
+        return lacks
+
+    def _filled(self, places: list[RankedItem], state: UserState, k: int) -> list[RankedItem]:
+        """The places, and behind them the popular items that are not there, as far as the filters leave them."""
+        listed = {place.item_id for place in places}
+        rest = [item for item in self._popular(state, k + len(places)) if item.item_id not in listed]
+        return places + [
+            msgspec.structs.replace(item, rank=rank)
+            for rank, item in enumerate(rest[: k - len(places)], len(places) + 1)
         ]
 
     def _popular(self, state: UserState, k: int) -> list[RankedItem]:

@@ -40,6 +40,9 @@ RECOMMENDATIONS = "recommendations"
 RECOMMENDER = "recommender"
 ARCHIVE = "cart-events-archive"
 RECOMMENDATIONS_PREFIX = "recommendations/"
+ARCHIVE_PREFIX = "archive/"
+#: Below the folder: what landed in S3, under its keys.
+LANDED = "landed"
 _START_SECONDS = 60.0
 _CATCH_UP_SECONDS = 120.0
 _STOP_SECONDS = 40.0
@@ -122,7 +125,7 @@ def run(plan: Plan, console: Console) -> Result:
             console.print(f"[bold]2/4[/] the model is {plan.model}", soft_wrap=True)
         stack.create_stream(STREAM, SHARDS)
         stack.create_delivery_stream(RECOMMENDATIONS, BUCKET, RECOMMENDATIONS_PREFIX)
-        stack.create_delivery_stream(ARCHIVE, BUCKET, "archive/")
+        stack.create_delivery_stream(ARCHIVE, BUCKET, ARCHIVE_PREFIX)
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))},
             **stack.environment(),
@@ -278,6 +281,8 @@ class _Session:
         if outcome.different:
             self._console.print(f"[red]states that differ, among them:[/] {', '.join(outcome.different)}")
         s3_ids, s3_lines, s3_objects = self._s3()
+        for _ in self._landed(ARCHIVE_PREFIX):
+            pass  # it is copied
         steady = int(plan.rate * plan.rate_seconds)
         # The last second is left out: its events share their batches with the first of the flood that follows.
         measured = int(plan.rate * max(1.0, plan.rate_seconds - 1))
@@ -314,17 +319,26 @@ class _Session:
 
     def _s3(self) -> tuple[set[str], int, int]:
         """Distinct recommendation ids, lines, and objects below the prefix."""
-        s3 = self._stack.client("s3")
         decode = msgspec.json.Decoder(Recommendation).decode
         ids: set[str] = set()
         lines = objects = 0
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=RECOMMENDATIONS_PREFIX):
-            for found in page.get("Contents", []):
-                objects += 1
-                for line in s3.get_object(Bucket=BUCKET, Key=found["Key"])["Body"].read().splitlines():
-                    ids.add(decode(line).recommendation_id)
-                    lines += 1
+        for content in self._landed(RECOMMENDATIONS_PREFIX):
+            objects += 1
+            for line in content.splitlines():
+                ids.add(decode(line).recommendation_id)
+                lines += 1
         return ids, lines, objects
+
+    def _landed(self, prefix: str) -> Iterator[bytes]:
+        """The objects below a prefix. Each is copied to the folder, since S3 goes with the stack."""
+        s3 = self._stack.client("s3")
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
+            for found in page.get("Contents", []):
+                content = s3.get_object(Bucket=BUCKET, Key=found["Key"])["Body"].read()
+                path = self._plan.folder / LANDED / found["Key"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                yield content
 
     def _history(self) -> Iterator[CartEvent]:
         return (

@@ -130,7 +130,7 @@ def test_a_bundle_without_a_model_is_loaded(bundle: Bundle, tmp_path: Path) -> N
         None,
         golden_rows=np.empty((0, len(FEATURES)), np.float32),
         trained_from="",
-        trained_until="",
+        trained_until="2011-11-01T00:00:00+00:00",
         metrics={},
     )
     loaded = load(tmp_path)
@@ -156,6 +156,6 @@ def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, tmp_path: Path
             None,
             golden_rows=np.empty((0, len(FEATURES)), np.float32),
             trained_from="",
-            trained_until="",
+            trained_until="2011-11-01T00:00:00+00:00",
             metrics={},
         )
