@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from streamproc.errors import SettingsError
+from streamproc.landed import read_lines
 from streamproc_consumers.experiment import Interval, LandedEvent, Report, report as report_of
-from streamproc_consumers.landed import read_lines
 from streamproc_consumers.recommendation import Recommendation
 
 EXIT_CODES = """\b

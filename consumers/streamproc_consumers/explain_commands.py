@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamproc.errors import SettingsError, StreamprocError
+from streamproc.landed import read_lines
 from streamproc_consumers.explain import (
     BY_POPULARITY,
     ArchivedLine,
@@ -23,7 +24,6 @@ from streamproc_consumers.explain import (
     find,
     read_log,
 )
-from streamproc_consumers.landed import read_lines
 from streamproc_consumers.recommendation import Recommendation
 from streamproc_models import bundle as bundles
 from streamproc_models.bundle import MANIFEST, Bundle

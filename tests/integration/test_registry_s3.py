@@ -17,12 +17,12 @@ from click.testing import CliRunner
 
 from streamproc.application import Application
 from streamproc.errors import SettingsError
+from streamproc.landed import read_lines
 from streamproc.local import LocalStack
 from streamproc.telemetry import ModelLoaded, Telemetry, TelemetryEvent
 from streamproc_consumers import recommender
 from streamproc_consumers.experiment_commands import experiment
 from streamproc_consumers.facts import ModelOffered, ModelRejected
-from streamproc_consumers.landed import read_lines
 from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem
 from streamproc_consumers.reload import FollowedModels, Models, models_at
 from streamproc_models.bundle import CATALOGUE, MANIFEST, load

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,15 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streamproc.errors import DecodeError, MissingExtra, SettingsError
+from streamproc.errors import MissingExtra, SettingsError
 from streamproc_models.datasets import DATASETS, Dataset, TemporalSplit, open_dataset
 from streamproc_models.evaluate.ranking import rank_with_bundle, rank_with_training
 from streamproc_models.evaluate.report import MODEL, Report, evaluate as judge, figures
 from streamproc_models.evaluate.segments import ALL, NEW_ONLY
 from streamproc_models.evaluate.wording import headed, named
+from streamproc_models.log import open_log
 from streamproc_models.training.recipes import RECIPES
-from streamproc_producers.events import CartEvent, decode
-from streamproc_producers.retail import RetailLog
 
 PAGE, FIGURES, REPORT = "evaluate.html", "evaluate.json", "report.json"
 SHOP = "shop"
@@ -63,8 +61,8 @@ Exit codes:
 @click.option("--bundle", type=click.Path(file_okay=False, path_type=Path), help="Judge this bundle on --events.")
 @click.option(
     "--events",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Your log: cart events, a line of JSON each, in order (.jsonl, .jsonl.gz), or the UCI Online Retail CSV.",
+    help="Your log: lines of JSON in a file, a folder or s3://bucket/prefix, events in order or the archive's lines;"
+    " or the UCI Online Retail CSV.",
 )
 @click.option("--cut", type=click.DateTime(), help="States know the events before it (UTC), targets come after it.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write the page and the figures here.")
@@ -74,7 +72,7 @@ def evaluate(
     data: Path | None,
     inner: bool,
     bundle: Path | None,
-    events: Path | None,
+    events: str | None,
     cut: datetime | None,
     out: Path | None,
     seed: int,
@@ -95,7 +93,7 @@ def evaluate(
         if inner or data is not None:
             raise SettingsError("--inner and --data belong to --set: leave them out")
         until = cut.replace(tzinfo=UTC)
-        reports = [judge(_shop(events, until), rank_with_bundle(bundle, until), seed=seed)]
+        reports = [judge(TemporalSplit(SHOP, open_log(events).read, until), rank_with_bundle(bundle, until), seed=seed)]
     console = Console()
     for report in reports:
         console.print(_table(report))
@@ -118,24 +116,6 @@ def _of_set(dataset: Dataset, seed: int) -> Report:
         report = judge(dataset, rank, seed=seed)
         bar.update(task, description=f"judged {dataset.name}", completed=1, total=1)
     return report
-
-
-def _shop(path: Path, cut: datetime) -> TemporalSplit:
-    if path.name.endswith((".csv", ".csv.gz", ".csv.xz")):
-        return TemporalSplit(SHOP, lambda: RetailLog(path), cut)
-    return TemporalSplit(SHOP, lambda: _json_lines(path), cut)
-
-
-def _json_lines(path: Path) -> Iterator[CartEvent]:
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    yield decode(line)
-                except DecodeError as error:
-                    raise SettingsError(f"{path}, line {number}: {error.reason}; mend or remove the line") from error
-    except (OSError, EOFError) as error:
-        raise SettingsError(f"{path} cannot be read to its end: {error}") from error
 
 
 def _table(report: Report) -> Table:

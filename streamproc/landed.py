@@ -6,7 +6,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,27 +19,45 @@ _S3 = "s3://"
 _GZIP = b"\x1f\x8b"
 
 
-def read_lines(address: str, of: type[T]) -> Iterator[T]:
-    """Every line below ``s3://bucket/prefix`` or in a folder, plain or gzip, as this type.
+class Line(NamedTuple):
+    """One line of an object or a file."""
 
-    Raises SettingsError with the object and the line for one that is not of that type, and where there is nothing.
+    name: str
+    #: From 1.
+    number: int
+    data: bytes
+
+
+def raw_lines(address: str) -> Iterator[Line]:
+    """Every line below ``s3://bucket/prefix``, in a folder or in a file, plain or gzip; empty ones are left out.
+
+    Raises SettingsError where there is nothing, or something cannot be read.
     """
-    decode = msgspec.json.Decoder(of).decode
     files = _objects(address) if address.startswith(_S3) else _files(Path(address))
     empty = True
     for name, content in files:
         empty = False
         for number, line in enumerate(_plain(name, content).splitlines(), 1):
-            if not line:
-                continue
-            try:
-                yield decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise SettingsError(
-                    f"{name}, line {number}, is not what was expected ({error}): give the place of these lines alone"
-                ) from error
+            if line:
+                yield Line(name, number, line)
     if empty:
         raise SettingsError(f"nothing has landed in {address} yet; check the bucket and the prefix")
+
+
+def read_lines(address: str, of: type[T]) -> Iterator[T]:
+    """Every line of :func:`raw_lines` as this type.
+
+    Raises SettingsError with the object and the line for one that is not of that type.
+    """
+    decode = msgspec.json.Decoder(of).decode
+    for line in raw_lines(address):
+        try:
+            yield decode(line.data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"{line.name}, line {line.number}, is not what was expected ({error}): give the place of these lines"
+                " alone"
+            ) from error
 
 
 def _plain(name: str, content: bytes) -> bytes:
@@ -52,6 +70,8 @@ def _plain(name: str, content: bytes) -> bytes:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    if not folder.exists():
+        raise SettingsError(f"{folder} does not exist: give a file, a folder, or s3://bucket/prefix")
     paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:
         try:
