@@ -319,5 +319,5 @@ def test_where_nothing_landed_the_report_says_so(tmp_path: Path, run: Callable[.
     (tmp_path / "empty").mkdir()
     assert f"nothing has landed in {tmp_path / 'empty'} yet" in str(fails(run(tmp_path / "empty", events)))
     assert "no list in that time" in str(fails(run(lists, events, "--since", "2030-01-01")))
-    with pytest.raises(SettingsError, match="nothing has landed"):
+    with pytest.raises(SettingsError, match="does not exist"):
         raise fails(run(lists, tmp_path / "no-such-folder"))
