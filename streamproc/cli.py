@@ -26,6 +26,7 @@ from streamproc.errors import MissingExtra, SettingsError, StreamprocError, tran
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.metrics import Exporter, serve
 from streamproc.metrics.logs import LogWriter
+from streamproc.metrics.profile import Profile
 from streamproc.namespace import Namespace
 from streamproc.runners.kcl.checks import fleet_checks, install_checks
 from streamproc.runners.kcl.lines import Lines
@@ -142,6 +143,9 @@ def commands(distribution_of: Mapping[str, str]) -> click.Group:
 )
 @click.option("--metrics-port", type=int, help="Serve /metrics, /healthz and /readyz there; 0 takes a free port.")
 @click.option("--metrics-address", default="127.0.0.1", show_default=True, help="Where that port listens.")
+@click.option(
+    "--profile", is_flag=True, help="Write a table of the time by step to stderr, each minute and at the end."
+)
 def run(
     path: str,
     runner: str,
@@ -155,6 +159,7 @@ def run(
     metrics: Exporter | None,
     metrics_port: int | None,
     metrics_address: str,
+    profile: bool,
 ) -> None:
     """Run an application until SIGTERM or Ctrl-C.
 
@@ -167,6 +172,11 @@ def run(
       streamproc run -A shop.app:app --name shop-v2      # beside the first one, from the beginning
       streamproc run -A shop.app:app --runner kcl        # as many of them as there should be hosts
     """
+    if profile and runner == "kcl":
+        raise SettingsError(
+            "--profile is for --runner local: a fleet has a process a shard; their steps are in the metric"
+            " streamproc_batch_step_seconds"
+        )
     application = load_application(path)
     replace = msgspec.structs.replace
     given = _given(poll_seconds=poll_seconds, failover_seconds=failover_seconds, initial_position=initial_position)
@@ -193,6 +203,9 @@ def run(
     log = LogWriter(json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()))
     stop, received = stop_on_signals()
     telemetry = Telemetry(log)
+    profiled = Profile(partial(click.echo, err=True)) if profile else None
+    if profiled is not None:
+        telemetry.subscribe(profiled)
     try:
         with served(telemetry, stop=stop):
             LocalRunner(
@@ -203,6 +216,8 @@ def run(
             ).run(stop)
     finally:
         log.close()
+        if profiled is not None:
+            profiled.close()
     if signal.SIGINT in received:
         raise click.exceptions.Exit(130)
 

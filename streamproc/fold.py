@@ -56,6 +56,12 @@ class Folded(msgspec.Struct, frozen=True):
     rejected: list[Rejected]
 
 
+def in_log_order(accepted: Iterable[Accepted], events: Iterable[Received[Any]]) -> list[Accepted]:
+    """Those of the events that were accepted. To find each again takes a tenth of what sorting by position would."""
+    found = {id(item[0]): item for item in accepted}
+    return [found[number] for number in map(id, events) if number in found]
+
+
 class KeyStates:
     """The states of the keys of one shard."""
 
@@ -120,10 +126,10 @@ class KeyStates:
                 taken = [
                     (item, id_fingerprint)
                     for item in received
-                    if (id_fingerprint := apply(entry, item.event, item.record.position))
+                    if (id_fingerprint := apply(entry, item[0], item[1].position))
                 ]
                 if taken:
-                    self._seal(key, entry)
+                    self._seal(key, entry, taken[-1][0].event)
             except Exception:  # noqa: BLE001  # user code: found and named by the careful fold
                 taken, failed = self._fold_with_care(key, entry, received)
                 rejected += failed
@@ -135,16 +141,15 @@ class KeyStates:
         if position <= entry.position:
             return b""
         processor = self._processor
-        event_id = fingerprint(processor.event_id(event))
-        if is_remembered(entry.window, event_id):
+        id_fingerprint = fingerprint(processor.event_id(event))
+        if is_remembered(entry.window, id_fingerprint):
             return b""
         entry.state = processor.fold(entry.state, event)
         entry.position = position
-        entry.event_time = processor.event_time(event)
         entry.events_folded += 1
-        entry.ids_hash = roll(entry.ids_hash, event_id)
-        entry.window = remember(entry.window, event_id, position)
-        return event_id
+        entry.ids_hash = roll(entry.ids_hash, id_fingerprint)
+        entry.window = remember(entry.window, id_fingerprint, position)
+        return id_fingerprint
 
     def _fold_with_care(
         self, key: str, entry: _Entry, received: Sequence[Received[Any]]
@@ -159,7 +164,7 @@ class KeyStates:
                 try:
                     taken = self._apply(entry, candidate.event, candidate.record.position)
                     if taken:
-                        self._seal(key, entry)
+                        self._seal(key, entry, candidate.event)
                 except Exception as error:  # noqa: BLE001  # user code
                     entry.rewind(self._decoded(entry.committed))
                     for (event, record), _ in accepted:
@@ -172,11 +177,12 @@ class KeyStates:
                         accepted.append((candidate, taken))
                     break
         if accepted:
-            self._seal(key, entry)
+            self._seal(key, entry, accepted[-1][0].event)
         return accepted, rejected
 
-    def _seal(self, key: str, entry: _Entry) -> None:
+    def _seal(self, key: str, entry: _Entry, last_event: Any) -> None:
         """Encode the live state. It is what will be committed, and shows now whether it is too large."""
+        entry.event_time = self._processor.event_time(last_event)
         state = self._processor.encode_state(entry.state)
         if len(state) > self._settings.state_bytes_max:
             raise StateTooLarge(

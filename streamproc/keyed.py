@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from streamproc.processor import KeyedProcessor
 from streamproc.retry import Retries
 from streamproc.settings import WorkerSettings
 from streamproc.shardmap import HashRange
-from streamproc.state import StateStore
+from streamproc.state import StateStore, StoredState
 
 
 class Keyed(msgspec.Struct, frozen=True):
@@ -23,6 +24,16 @@ class Keyed(msgspec.Struct, frozen=True):
     states: KeyStates
     admission: Admission
     partial: ShardPartial | None
+
+    def load(self, keys: Iterable[str], store: StateStore, retries: Retries) -> None:
+        """Have the states of these keys in memory, and the partial at least as far as each that was loaded."""
+        missing = self.states.missing(keys)
+        loaded: dict[str, StoredState] = {}
+        if missing:
+            loaded = retries.call("loading states", lambda: store.load(missing))
+            self.states.admit(missing, loaded)
+        if self.partial is not None:
+            self.partial.load(loaded.values())
 
 
 def keyed_of(

@@ -81,7 +81,9 @@ class ShardPartial:
         before = self._committed
         if upto <= before.position:
             return []
-        new = [item for item in accepted if item[0].record.position > before.position]
+        new = list(accepted)
+        if new and new[0][0].record.position <= before.position:
+            new = [item for item in new if item[0].record.position > before.position]
         rejected: list[Rejected] = []
         try:
             self._fold(new)
@@ -103,9 +105,10 @@ class ShardPartial:
         return rejected
 
     def _fold(self, items: Iterable[Accepted]) -> None:
-        fold = self._shared.fold
-        for received, _ in items:
-            self._live = fold(self._live, received.event)
+        fold, live = self._shared.fold, self._live
+        for (event, _), _ in items:
+            live = fold(live, event)
+        self._live = live
 
     def _fold_with_care(self, items: Sequence[Accepted]) -> tuple[list[Accepted], list[Rejected]]:
         """Event by event. One that fails may have left the partial half changed, so it is built again before it."""

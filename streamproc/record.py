@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -30,9 +31,7 @@ class Position(NamedTuple):
         Each integer is written behind the count of its digits. DynamoDB's numbers end at 38 digits and a sequence
         number has 56 (the API allows 129), so numbers are not an option there.
         """
-        # Written out: it is called for every state that is stored, and a loop takes twice as long.
-        shard, sequence, sub = str(self[0]), str(self[1]), str(self[2])
-        return f"{len(shard):03d}{shard}.{len(sequence):03d}{sequence}.{len(sub):03d}{sub}"
+        return _sortable(*self)
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -44,6 +43,12 @@ class Position(NamedTuple):
 
     def __str__(self) -> str:
         return f"{shard_id_of(self.shard_number)}:{self.sequence_number}:{self.sub_sequence_number}"
+
+
+# A position is written with the output, the projection and the state: the last ones are remembered.
+@lru_cache(maxsize=4096)
+def _sortable(*integers: int) -> str:
+    return ".".join([f"{len(digits):03d}{digits}" for digits in map(str, integers)])
 
 
 #: Sorts before every position of every shard.
@@ -61,6 +66,7 @@ def shard_number_of(shard_id: str) -> int:
     return int(digits)
 
 
+@lru_cache(maxsize=256)
 def shard_id_of(shard_number: int) -> str:
     """The id of a shard: ``shardId-000000000003`` for 3."""
     return f"shardId-{shard_number:012d}"

@@ -7,8 +7,8 @@ window of the last ids, by which a producer's duplicate (the same event at anoth
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Protocol
 
 import msgspec
@@ -95,7 +95,7 @@ def decode_stored(data: bytes) -> StoredState:
 
 def fingerprint(event_id: bytes) -> bytes:
     """Eight bytes that stand for an event id. Two of 10^9 events collide within one window with p < 10^-8."""
-    return hashlib.blake2b(event_id, digest_size=_ID_BYTES).digest()
+    return blake2b(event_id, digest_size=_ID_BYTES).digest()
 
 
 def roll(ids_hash: int, id_fingerprint: bytes) -> int:

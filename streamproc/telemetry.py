@@ -62,6 +62,8 @@ class BatchCommitted(TelemetryEvent, frozen=True, kw_only=True):
     batch_seconds: float
     #: Seconds by step: decode, load, fold, emit, publish, project.
     step_seconds: dict[str, float]
+    #: Of emit, seconds by part: encode, and those that the application tells; see :func:`streamproc.steps.part_ended`.
+    emit_seconds: dict[str, float] = {}
     millis_behind_latest: int
     #: The last record of the batch.
     position: str | None = None

@@ -29,7 +29,7 @@ import msgspec
 from streamproc.clock import Clock, backoff
 from streamproc.deadletter import DeadLetter, Kind
 from streamproc.errors import DecodeError, SettingsError
-from streamproc.fold import Accepted, KeyStates
+from streamproc.fold import Accepted, KeyStates, in_log_order
 from streamproc.keyed import Keyed, keyed_of
 from streamproc.late import LateProjection, in_parts
 from streamproc.partial import ShardPartial
@@ -52,6 +52,7 @@ from streamproc.settings import WorkerSettings
 from streamproc.shardmap import HashRange
 from streamproc.sink import Delivery
 from streamproc.state import StoredState
+from streamproc.steps import Steps
 from streamproc.telemetry import (
     BatchCommitted,
     BatchRead,
@@ -173,8 +174,7 @@ class ShardWorker:
             self._done = max(self._done, batch.records[-1].position)
 
     def _process(self, records: list[Record], millis_behind_latest: int) -> None:
-        started = perf_counter()
-        steps = _Steps()
+        started, steps = perf_counter(), Steps()
         events, rejected = self._retries.call(
             "decoding", lambda: self._in_user_code(records, lambda: decode_all(self._processor, records))
         )
@@ -194,6 +194,7 @@ class ShardWorker:
                 outputs=outputs,
                 batch_seconds=perf_counter() - started,
                 step_seconds=steps.seconds,
+                emit_seconds=steps.parts.seconds,
                 millis_behind_latest=millis_behind_latest,
                 position=str(records[-1].position),
             )
@@ -267,7 +268,7 @@ class ShardWorker:
             self._telemetry.emit(SnapshotRefused(shard_id=self.shard_id, number=self._snapshot.number, reason=reason))
 
     def _process_stateless(
-        self, records: list[Record], events: list[Received[Any]], rejected: list[Rejected], steps: _Steps
+        self, records: list[Record], events: list[Received[Any]], rejected: list[Rejected], steps: Steps
     ) -> tuple[int, int, int]:
         processor = self._processor
         assert isinstance(processor, Processor)  # noqa: S101  # narrows the union for mypy
@@ -298,30 +299,27 @@ class ShardWorker:
         records: list[Record],
         events: list[Received[Any]],
         rejected: list[Rejected],
-        steps: _Steps,
+        steps: Steps,
     ) -> tuple[int, int, int]:
         by_key = self._in_user_code(records, lambda: keyed.admission.by_key(events, rejected))
-        missing = keyed.states.missing(by_key)
-        loaded: dict[str, StoredState] = {}
-        if missing:
-            loaded = self._retries.call("loading states", lambda: self._ports.states.load(missing))
-            keyed.states.admit(missing, loaded)
-        if keyed.partial is not None:
-            keyed.partial.load(loaded.values())
+        keyed.load(by_key, self._ports.states, self._retries)
         steps.end("load")
         folded = self._in_user_code(records, lambda: keyed.states.fold(by_key))
         self._write_rejected(rejected + folded.rejected)
         if keyed.partial is not None:
-            self._fold_partial(keyed.partial, folded.accepted, records)
+            self._fold_partial(keyed.partial, in_log_order(folded.accepted, events), records)
         steps.end("fold")
         processor = keyed.processor
 
         def attempt(part: Sequence[Changed[Any]]) -> list[tuple[Changed[Any], bytes]]:
-            outputs = self._in_user_code(records, lambda: processor.emit(part))
+            with steps.in_emit():
+                outputs = self._in_user_code(records, lambda: processor.emit(part))
             if len(outputs) != len(part):
                 raise ValueError(f"emit returned {len(outputs)} outputs for {len(part)} changed keys")
             encode = processor.encode
-            return [(item, encode(output)) for item, output in zip(part, outputs, strict=True) if output is not None]
+            encoded = [(item, encode(output)) for item, output in zip(part, outputs, strict=True) if output is not None]
+            steps.parts.end("encode")
+            return encoded
 
         # Without a sink nobody would read the outputs: a rebuild's shadow only folds.
         changed = keyed.states.changed() if self._ports.sink is not None else []
@@ -343,7 +341,6 @@ class ShardWorker:
         return len(folded.accepted), folded.events_skipped, len(emissions) - len(refused)
 
     def _fold_partial(self, partial: ShardPartial, accepted: list[Accepted], records: Sequence[Record]) -> None:
-        accepted.sort(key=lambda item: item[0].record.position)
         left_out = self._in_user_code(records, lambda: partial.fold(accepted, records[-1].position))
         self._write_letters(
             [self._letter(item.record, Kind.SHARED, item.reason, item.record.data) for item in left_out]
@@ -481,17 +478,3 @@ class ShardWorker:
                     shard_id=self.shard_id, position=str(letter.position), kind=letter.kind, reason=letter.reason
                 )
             )
-
-
-class _Steps:
-    """Seconds by step of one batch."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = perf_counter()
-
-    def end(self, step: str) -> None:
-        """Note that a step ended now."""
-        now = perf_counter()
-        self.seconds[step] = now - self._last
-        self._last = now

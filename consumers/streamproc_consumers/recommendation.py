@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
+from hashlib import blake2b
 
 import msgspec
 
 from streamproc.record import Position, shard_id_of
+from streamproc_models.scorer import RankedItem
 
 
 class LogPosition(msgspec.Struct, frozen=True, gc=False):
@@ -23,17 +24,8 @@ class LogPosition(msgspec.Struct, frozen=True, gc=False):
         return cls(shard_id_of(position.shard_number), str(position.sequence_number), position.sub_sequence_number)
 
 
-class RecommendedItem(msgspec.Struct, frozen=True, gc=False):
-    """One place in the list."""
-
-    id: str
-    name: str
-    #: Probability that the item is in the user's next basket; where popularity ranks, the share of recent orders.
-    probability: float
-    #: What proposed it first: the user's history, a generator by its name, or popular.
-    source: str
-    #: 1 is the first.
-    rank: int
+#: One place in the list, as it was ranked.
+RecommendedItem = RankedItem
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -64,4 +56,4 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def recommendation_id(user_id: str, position: Position, model_version: str) -> str:
     """The id: 128 bits of BLAKE2b over user, position and model version, in hexadecimal."""
     name = f"{user_id}\x00{position.sortable()}\x00{model_version}"
-    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+    return blake2b(name.encode(), digest_size=16).hexdigest()

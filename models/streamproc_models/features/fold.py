@@ -10,9 +10,10 @@ A *late* event is one older than the user's latest (by event time). It never mov
 
 from __future__ import annotations
 
-import math
 import struct
 import zlib
+from math import exp2
+from sys import intern
 
 import numpy as np
 
@@ -55,38 +56,55 @@ _U4_MAX = 0xFFFFFFFF
 _PRICE_MAX = 1e6
 _COUNT = struct.Struct("<H")
 _NUMBER = struct.Struct("<I")
-_NEW_ITEM = bytes(ITEM.size)
-_PER_KIND = len(HALF_LIVES)
+_ROOM = bytes(ITEM.size)
+_NEW_ITEM = ITEM.unpack(_ROOM)
+_SHORT, _MIDDLE, _LONG = HALF_LIVES
+#: The decayed counters of one kind.
+_OF_KIND = struct.Struct(f"<{len(HALF_LIVES)}f")
+# Looked up once: an enum's member takes longer than a name.
+_VIEW, _ADD, _PURCHASE = EventType.VIEW, EventType.ADD_TO_CART, EventType.PURCHASE
 
 
 def fold(state: UserState, event: CartEvent) -> UserState:
     """The state with the event in it; changes ``state`` and returns it."""
     event_type = event.event_type
-    if event_type is EventType.ADD_TO_CART:
-        kind = ADD
-    elif event_type is EventType.PURCHASE:
-        kind = PURCHASE
-    elif event_type is EventType.VIEW:
+    if event_type is _VIEW:
         kind = VIEW
+    elif event_type is _ADD:
+        kind = ADD
+    elif event_type is _PURCHASE:
+        kind = PURCHASE
     else:
         kind = REMOVE
     # The records hold 32 bits of seconds: 1970 to 2106.
     at = min(max(event.ts.timestamp(), 0.0), float(_U4_MAX))
     if at < state.last_at:
         state.late_events += 1
-    _count_in_tiles(state, kind, int(at))
+    second = int(at)
+    _count_in_tiles(state, kind, second)
     _decay(state, kind, at)
     if at > state.last_at:
         state.last_at = at
     new_order = kind == PURCHASE and _count_order(state, event, at)
-    _touch_item(state, event, kind, int(at), new_order)
+    _touch_item(state, event, kind, second, new_order)
     return state
 
 
 def _count_in_tiles(state: UserState, kind: int, second: int) -> None:
+    latest_tiles = state.tiles_5m
+    end = len(latest_tiles)
+    if end and _NUMBER.unpack_from(latest_tiles, end - TILE.size)[0] == second // FIVE_MINUTES:
+        # In the five minutes of the latest event, and so in its hour and its day, the last tiles of all.
+        low = kind * _COUNT.size - (TILE.size - _NUMBER.size)
+        for tiles in (latest_tiles, state.tiles_1h, state.tiles_1d):
+            if tiles[low] < 0xFF:
+                tiles[low] += 1
+            else:
+                _count(tiles, len(tiles) + low)
+        return
     latest = max(second, int(state.last_at))
     for tiles, length, kept in (
-        (state.tiles_5m, FIVE_MINUTES, TILES_5M),
+        (latest_tiles, FIVE_MINUTES, TILES_5M),
         (state.tiles_1h, HOUR, TILES_1H),
         (state.tiles_1d, DAY, TILES_1D),
     ):
@@ -99,10 +117,13 @@ def _count_in_tiles(state: UserState, kind: int, second: int) -> None:
             while tiles and _NUMBER.unpack_from(tiles)[0] < oldest:
                 del tiles[: TILE.size]
             start = _tile_of(tiles, number)
-        offset = start + _NUMBER.size + kind * _COUNT.size
-        count = _COUNT.unpack_from(tiles, offset)[0]
-        if count < _U2_MAX:
-            _COUNT.pack_into(tiles, offset, count + 1)
+        _count(tiles, start + _NUMBER.size + kind * _COUNT.size)
+
+
+def _count(tiles: bytearray, offset: int) -> None:
+    count = _COUNT.unpack_from(tiles, offset)[0]
+    if count < _U2_MAX:
+        _COUNT.pack_into(tiles, offset, count + 1)
 
 
 def _tile_of(tiles: bytearray, number: int) -> int:
@@ -120,16 +141,30 @@ def _tile_of(tiles: bytearray, number: int) -> int:
 
 
 def _decay(state: UserState, kind: int, at: float) -> None:
-    values = list(DECAYED.unpack_from(state.decayed))
     elapsed = at - state.last_at
-    first = kind * _PER_KIND
+    first = kind * _OF_KIND.size
     if elapsed > 0:
-        factors = [math.exp2(-elapsed / half_life) for half_life in HALF_LIVES]
-        values = [value * factor for value, factor in zip(values, factors * len(KINDS), strict=True)]
-        elapsed = 0.0
-    for index, half_life in enumerate(HALF_LIVES, first):
-        values[index] += math.exp2(elapsed / half_life) if elapsed else 1.0
-    DECAYED.pack_into(state.decayed, 0, *values)
+        short, middle, long = exp2(-elapsed / _SHORT), exp2(-elapsed / _MIDDLE), exp2(-elapsed / _LONG)
+        decayed = DECAYED.unpack_from(state.decayed)
+        v0, v1, v2, a0, a1, a2, r0, r1, r2, p0, p1, p2 = decayed
+        DECAYED.pack_into(
+            state.decayed,
+            0,
+            *(v0 * short, v1 * middle, v2 * long),
+            *(a0 * short, a1 * middle, a2 * long),
+            *(r0 * short, r1 * middle, r2 * long),
+            *(p0 * short, p1 * middle, p2 * long),
+        )
+        # Rounded once, with the event in it.
+        at_short, at_middle, at_long = decayed[kind * 3 : kind * 3 + 3]
+        _OF_KIND.pack_into(state.decayed, first, at_short * short + 1.0, at_middle * middle + 1.0, at_long * long + 1.0)
+    else:
+        short, middle, long = _OF_KIND.unpack_from(state.decayed, first)
+        if elapsed:
+            weights = [exp2(elapsed / half_life) for half_life in HALF_LIVES]
+            _OF_KIND.pack_into(state.decayed, first, short + weights[0], middle + weights[1], long + weights[2])
+        else:
+            _OF_KIND.pack_into(state.decayed, first, short + 1.0, middle + 1.0, long + 1.0)
 
 
 def _count_order(state: UserState, event: CartEvent, at: float) -> bool:
@@ -156,74 +191,81 @@ def _count_order(state: UserState, event: CartEvent, at: float) -> bool:
 def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_order: bool) -> None:
     """Move the item to the end of the history, with the event in its record."""
     item_ids, items, item_id = state.item_ids, state.items, event.item_id
-    if item_id in item_ids:
-        index = item_ids.index(item_id)
-        start = index * ITEM.size
+    # From the end: the last touched item is often touched again, and then nothing moves.
+    start = len(items) - ITEM.size
+    if start >= 0 and item_ids[-1] == item_id:
         record = ITEM.unpack_from(items, start)
-        if index != len(item_ids) - 1:
-            del item_ids[index]
-            item_ids.append(item_id)
-            del items[start : start + ITEM.size]
-            items += _NEW_ITEM
     else:
-        id_bytes = len(item_id.encode())
-        if len(item_ids) >= ITEMS_MAX or state.id_bytes + id_bytes > ID_BYTES_MAX:
-            _cut_history(state)
-        item_ids.append(item_id)
-        items += _NEW_ITEM
-        state.id_bytes += id_bytes
-        record = ITEM.unpack_from(items, len(items) - ITEM.size)
-    (last_at, purchased_at, interest, decayed, views, adds, removes, purchases, orders) = record[:9]
-    first_order, last_order, in_cart, streak = record[9:]
+        try:
+            index = item_ids.index(item_id)
+        except ValueError:
+            record = _NEW_ITEM
+            id_bytes = len(item_id.encode())
+            if len(item_ids) >= ITEMS_MAX or state.id_bytes + id_bytes > ID_BYTES_MAX:
+                _cut_history(state)
+                item_ids, items = state.item_ids, state.items
+            # One string an item, whoever has it: less memory, and what is looked up again and again stays in the cache.
+            item_ids.append(intern(item_id))
+            state.id_bytes += id_bytes
+        else:
+            moved = index * ITEM.size
+            record = ITEM.unpack_from(items, moved)
+            item_ids.append(item_ids.pop(index))
+            del items[moved : moved + ITEM.size]
+        items += _ROOM
+        start = len(items) - ITEM.size
+    last_at, purchased_at, interest, decayed, views, adds, removes, purchases, orders, *of_orders = record
+    first_order, last_order, in_cart, streak = of_orders
 
     late = second < last_at
     if late:
-        interest += INTEREST[kind] * math.exp2((second - last_at) / INTEREST_HALF_LIFE)
+        interest += INTEREST[kind] * exp2((second - last_at) / INTEREST_HALF_LIFE)
     else:
         if second > last_at:
-            interest *= math.exp2((last_at - second) / INTEREST_HALF_LIFE)
+            interest *= exp2((last_at - second) / INTEREST_HALF_LIFE)
         interest += INTEREST[kind]
         last_at = second
 
-    if kind == ADD:
-        adds += 1
+    # Counts that are full stay so.
+    if kind == VIEW:
+        views += views < _U2_MAX
+    elif kind == ADD:
+        adds += adds < _U2_MAX
         if not late:
             in_cart = min(in_cart + (event.quantity or 1), _U2_MAX)
     elif kind == PURCHASE:
-        purchases += 1
+        purchases += purchases < _U2_MAX
         purchased_at = max(purchased_at, second)
         order = min(state.orders, _U2_MAX)
         if new_order or last_order != order:
-            orders += 1
+            orders += orders < _U2_MAX
             decayed = decayed * ORDER_DECAY ** max(order - last_order, 0) + 1.0
-            streak = streak + 1 if order == last_order + 1 else 1
+            streak = min(streak + 1, _U2_MAX) if order == last_order + 1 else 1
             last_order = order
             first_order = first_order or order
         if not late:
             in_cart = 0
-    elif kind == VIEW:
-        views += 1
     else:
-        removes += 1
+        removes += removes < _U2_MAX
         if not late:
             # Without a quantity, all of the item leaves the cart.
             in_cart = max(in_cart - event.quantity, 0) if event.quantity is not None else 0
     ITEM.pack_into(
         items,
-        len(items) - ITEM.size,
+        start,
         last_at,
         purchased_at,
         interest,
         decayed,
-        min(views, _U2_MAX),
-        min(adds, _U2_MAX),
-        min(removes, _U2_MAX),
-        min(purchases, _U2_MAX),
-        min(orders, _U2_MAX),
+        views,
+        adds,
+        removes,
+        purchases,
+        orders,
         first_order,
         last_order,
         in_cart,
-        min(streak, _U2_MAX),
+        streak,
     )
 
 

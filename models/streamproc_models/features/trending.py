@@ -63,10 +63,12 @@ class Trending(SharedFold[CartEvent, TrendingItems]):
         weight = WEIGHTS.get(event.event_type)
         if weight is None:
             return partial
-        _advance(partial, event.at)
+        at, item_id = event.at, event.item_id
+        if at > partial.last_at:
+            _advance(partial, at)
         counts = partial.counts
-        ahead = (event.at - partial.landmark * _STEP_SECONDS) / HALF_LIFE_SECONDS
-        counts[event.item_id] = counts.get(event.item_id, 0.0) + weight * 2.0**ahead
+        ahead = (at - partial.landmark * _STEP_SECONDS) / HALF_LIFE_SECONDS
+        counts[item_id] = counts.get(item_id, 0.0) + weight * 2.0**ahead
         if len(counts) > 2 * ITEMS_KEPT:
             partial.counts = dict(_most(counts, ITEMS_KEPT))
         return partial

@@ -25,16 +25,18 @@ class Scores(NamedTuple):
         The keys are then in the order of the users, not ascending.
         """
         users = self.keys // items
-        # The bits of floats above 0 sort as the floats do; the row in the key decides between equals.
-        bits = max(len(users), 1).bit_length()
-        descending = 0x7FFFFFFF - self.values.view(np.int32).astype(np.int64)
-        key = (((users << 31) | descending) << bits) | np.arange(len(users))
-        key.sort()
-        order = key & ((1 << bits) - 1)
-        users = users[order]
-        starts = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1]))) if len(users) else users
-        place = np.arange(len(users)) - np.repeat(starts, np.diff(np.append(starts, len(users))))
-        best = order[place < n]
+        counts = np.bincount(users)
+        width = int(counts.max(initial=0))
+        bits = width.bit_length()
+        # One short row a user: sorting those takes a tenth of sorting all at once. The bits of floats above 0 sort as
+        # the floats do; the place in the row decides between equals.
+        filled = np.arange(width) < counts[:, None]
+        key = np.full(filled.shape, np.iinfo(np.int64).max)
+        key[filled] = (0x7FFFFFFF - self.values.view(np.int32).astype(np.int64)) << bits
+        key |= np.arange(width)
+        key.sort(axis=1)
+        best = (key[:, :n] & ((1 << bits) - 1)) + (np.cumsum(counts) - counts)[:, None]
+        best = best[filled[:, :n]]
         return Scores(self.keys[best], self.values[best])
 
     def at(self, keys: NDArray[np.int64]) -> NDArray[np.float32]:

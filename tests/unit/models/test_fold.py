@@ -207,3 +207,12 @@ def test_times_outside_of_32_bits_are_clamped(seconds: float) -> None:
     assert 0 <= state.last_at < 2**32
     assert decode_state(encode_state(state)) == state
     assert DECAYED.unpack(state.decayed)[PURCHASE * len(HALF_LIVES)] == 1
+
+
+def test_the_event_that_cuts_a_history_is_in_it() -> None:
+    state = new_state()
+    for number in range(3 * ITEMS_MAX):
+        state = fold(state, event(EventType.VIEW, f"item-{number:05d}", at=number))
+        assert state.item_ids[-1] == f"item-{number:05d}"
+        assert len(state.items) == len(state.item_ids) * ITEM_DTYPE.itemsize
+        assert state.id_bytes == sum(len(item_id) for item_id in state.item_ids)
