@@ -24,8 +24,6 @@ FITS: dict[str, Fit] = {
         steps, name="next_orders", weighting=Weighting.ORDERS, backward=0.0, shrinkage=10.0
     ),
     "next_views": lambda steps, _names: fit_next(steps, name="next_views", weighting=Weighting.RECENT, shrinkage=3.0),
-    # What followed the last touched item alone.
-    "next_last": lambda steps, _names: fit_next(steps, name="next_last", weighting=Weighting.LAST_ITEM, shrinkage=3.0),
     "ridge": lambda steps, _names: fit_ridge(steps),
     "ease": lambda steps, _names: fit_ease(steps),
     "text": lambda _steps, names: fit_text(names),

@@ -23,7 +23,7 @@ RECIPES: dict[str, TrainingSettings] = {
     ),
     # Sessions of views: the next view is the label.
     "diginetica": TrainingSettings(
-        generators=("session_knn", "encoder", "next_views", "next_last"),
+        generators=("session_knn", "encoder", "next_views"),
         episodes=2,
         episode_days=20,
         cold_days=0,
