@@ -38,10 +38,10 @@ def raw_lines(address: str) -> Iterator[Line]:
     for name, content in files:
         empty = False
         for number, line in enumerate(_plain(name, content).splitlines(), 1):
-            if line:
+            if line.strip():
                 yield Line(name, number, line)
     if empty:
-        raise SettingsError(f"nothing has landed in {address} yet; check the bucket and the prefix")
+        raise SettingsError(f"nothing has landed in {address} yet: check the bucket and the prefix, or the folder")
 
 
 def read_lines(address: str, of: type[T]) -> Iterator[T]:

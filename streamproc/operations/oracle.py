@@ -8,22 +8,19 @@ and position first, on disk, and one that comes twice counts once.
 from __future__ import annotations
 
 import enum
-import gzip
 import sqlite3
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
 from streamproc.application import Application
-from streamproc.aws import aws_client
 from streamproc.deadletter import DeadLetterStore, Kind
-from streamproc.errors import SettingsError, translated
+from streamproc.errors import SettingsError
 from streamproc.fold import KeyStates
+from streamproc.landed import raw_lines
 from streamproc.namespace import Namespace
 from streamproc.operations.common import PART_KEYS, counting, parts, print_table, table_of
 from streamproc.processor import KeyedProcessor, Received
@@ -34,8 +31,6 @@ from streamproc.state import StoredState, decode_stored, encode_stored
 
 #: How many keys of each kind are named.
 KEYS_NAMED = 20
-_GZIP = b"\x1f\x8b"
-_S3 = "s3://"
 
 
 class Verdict(enum.StrEnum):
@@ -187,8 +182,9 @@ def compare_with_archive(application: Application, namespace: Namespace, archive
             count(len(part))
     log.add_dead_letters(application.deadletters(namespace))
     with counting("archived events") as count:
-        for where, line in archived_lines(archive):
-            log.add(*_parsed(where, line), where)
+        for line in raw_lines(archive):
+            where = f"{line.name}, line {line.number}"
+            log.add(*_parsed(where, line.data), where)
             count(1)
     counts: Counter[Verdict] = Counter()
     keys: dict[Verdict, list[str]] = defaultdict(list)
@@ -206,46 +202,6 @@ def compare_with_archive(application: Application, namespace: Namespace, archive
     print_table(table)
     if counts[Verdict.DIFFERENT] or (total and not counts[Verdict.EQUAL]):
         raise click.exceptions.Exit(1)
-
-
-def archived_lines(archive: str) -> Iterator[tuple[str, bytes]]:
-    """Each line with where it stands: of a file, of all in a folder, or of the objects below an S3 prefix."""
-    for name, body in _objects(archive) if archive.startswith(_S3) else _files(archive):
-        try:
-            content = gzip.decompress(body) if body.startswith(_GZIP) else body
-        except (OSError, EOFError, zlib.error) as error:
-            raise SettingsError(f"{name} cannot be decompressed: {error}") from error
-        for number, line in enumerate(content.split(b"\n"), 1):
-            if line.strip():
-                yield f"{name}, line {number}", line
-
-
-def _files(archive: str) -> Iterator[tuple[str, bytes]]:
-    path = Path(archive)
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    if not files:
-        raise SettingsError(f"--archive {archive!r}: there is no file in this folder")
-    for file in files:
-        try:
-            yield str(file), file.read_bytes()
-        except OSError as error:
-            raise SettingsError(f"--archive {str(file)!r} cannot be read: {error.strerror}") from error
-
-
-def _objects(archive: str) -> Iterator[tuple[str, bytes]]:
-    bucket, _, prefix = archive.removeprefix(_S3).partition("/")
-    if not bucket:
-        raise SettingsError(f"--archive {archive!r} names no bucket: write s3://bucket/prefix")
-    s3 = aws_client("s3")
-    found = False
-    with translated(f"reading s3://{bucket}/{prefix}"):
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for item in page.get("Contents", []):
-                found = True
-                key = item["Key"]
-                yield f"s3://{bucket}/{key}", s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-    if not found:
-        raise SettingsError(f"--archive {archive!r}: there is no object below this prefix")
 
 
 def _parsed(where: str, line: bytes) -> tuple[Position, bytes]:

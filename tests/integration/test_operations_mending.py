@@ -457,7 +457,7 @@ def test_states_equal_one_fold_of_the_archive_less_dead_letters_with_replays_whe
     for wrong, words in (
         (str(other), "other, line 1 is no line of the archive: "),
         ("s3://", "names no bucket"),
-        (where + "no/", "no object"),
+        (where + "no/", "nothing has landed in"),
     ):
         done = operate("state", "diff", "--archive", wrong)
         assert done.returncode == 2

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +13,7 @@ from streamproc.deadletter import Kind
 from streamproc.errors import SettingsError
 from streamproc.namespace import Namespace
 from streamproc.operations.common import position_of
-from streamproc.operations.oracle import ArchivedLog, Verdict, archived_lines
+from streamproc.operations.oracle import ArchivedLog, Verdict
 from streamproc.record import Batch, Position, Record
 from streamproc.replayed import wrap
 from streamproc.settings import WorkerSettings
@@ -139,24 +137,6 @@ def test_an_archived_event_that_the_application_cannot_decode_is_named(make_benc
     oracle = ArchivedLog(make_bench().processor, WorkerSettings())
     with pytest.raises(SettingsError, match=r"file 7, line 3: .*not JSON"):
         oracle.add(Position(0, 1), b"{", "file 7, line 3")
-
-
-def test_an_archive_is_read_from_a_file_or_a_folder_compressed_or_not(tmp_path: Path) -> None:
-    (tmp_path / "2026").mkdir()
-    (tmp_path / "2026" / "b.gz").write_bytes(gzip.compress(b"3\n"))
-    (tmp_path / "2026" / "a").write_bytes(b"1\n\n2")
-    assert [line for _, line in archived_lines(str(tmp_path))] == [b"1", b"2", b"3"]
-    assert list(archived_lines(str(tmp_path / "2026" / "a")))[1] == (f"{tmp_path}/2026/a, line 3", b"2")
-
-
-def test_an_archive_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no file"):
-        list(archived_lines(str(tmp_path)))
-    with pytest.raises(SettingsError, match="nowhere' cannot be read"):
-        list(archived_lines(str(tmp_path / "nowhere")))
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"1\n2\n")[:-9])
-    with pytest.raises(SettingsError, match=r"cut.gz cannot be decompressed"):
-        list(archived_lines(str(tmp_path)))
 
 
 @given(st.builds(Position, st.integers(0, 10**12), st.integers(0, 10**129 - 1), st.integers(0, 10**6)))
