@@ -10,7 +10,6 @@ import numpy as np
 
 from streamproc.local import LocalStack, read_journal
 from streamproc.record import Position
-from streamproc_consumers.demo.proof import position_of
 from streamproc_consumers.recommendation import Recommendation
 
 BUCKET, OUTPUTS_PREFIX = "soak", "recommendations/"
@@ -128,7 +127,7 @@ class Outputs:
             for accepted in read_journal(self._read):
                 for line in accepted.data.splitlines():
                     output = self._decode(line)
-                    position = position_of(output.position)
+                    position = output.position.position()
                     self.last[output.user_id] = max(position, self.last.get(output.user_id, position))
                     self.published += 1
             self._read.unlink()

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamproc.record import shard_number_of
+from streamproc.record import Position
 from streamproc_consumers.arms import arm_of
 from streamproc_consumers.recommendation import LogPosition, Recommendation
 from streamproc_producers.events import CartEvent, EventType
@@ -37,7 +37,6 @@ SAMPLE_RATIO_P_MIN = 0.001
 _USERS_MIN = 100
 
 _ANSWERS = frozenset({EventType.VIEW, EventType.ADD_TO_CART, EventType.PURCHASE})
-_Place = tuple[int, int, int]
 
 
 class LandedEvent(msgspec.Struct, frozen=True, gc=False):
@@ -104,7 +103,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class _List(NamedTuple):
-    place: _Place
+    place: Position
     at: float
     items: tuple[str, ...]
     fallback: bool
@@ -112,7 +111,7 @@ class _List(NamedTuple):
 
 
 class _Event(NamedTuple):
-    place: _Place
+    place: Position
     at: float
     item: str
     type: EventType
@@ -159,7 +158,7 @@ def report(
         if (user := users.get(landed.event.user_id)) is not None:
             event = landed.event
             user.events[event.event_id.bytes] = _Event(
-                _place(landed.position), event.at, intern(event.item_id), event.event_type
+                landed.position.position(), event.at, intern(event.item_id), event.event_type
             )
     weights = {arm: counted.most_common(1)[0][0] for arm, counted in sorted(propensities.items())}
     members, several, wrong = _members(users, weights, salt)
@@ -190,16 +189,12 @@ def report(
 def _add_list(user: _User, line: Recommendation) -> None:
     user.arms.add(line.arm)
     user.lists[line.recommendation_id] = _List(
-        _place(line.position),
+        line.position.position(),
         line.event_ts.timestamp(),
         tuple(intern(item.id) for item in line.items),
         line.fallback is not None,
         (line.published_ts - line.event_ts).total_seconds() * 1000,
     )
-
-
-def _place(position: LogPosition) -> _Place:
-    return shard_number_of(position.shard_id), int(position.sequence_number), position.sub_sequence_number
 
 
 def _members(

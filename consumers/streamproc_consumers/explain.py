@@ -15,7 +15,7 @@ import xgboost
 from streamproc.errors import SettingsError
 from streamproc.fold import KeyStates
 from streamproc.processor import Changed, Received
-from streamproc.record import Position, Record, shard_number_of
+from streamproc.record import Record
 from streamproc.settings import WorkerSettings
 from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem
 from streamproc_consumers.recommender import Recommender
@@ -113,7 +113,7 @@ def read_log(lines: Iterable[ArchivedLine], of: Recommendation, where: str) -> L
 
     Raises SettingsError where there is none.
     """
-    until = _position(of.position)
+    until = of.position.position()
     events: list[Received[CartEvent]] = []
     number = later = 0
     begins: datetime | None = None
@@ -122,7 +122,7 @@ def read_log(lines: Iterable[ArchivedLine], of: Recommendation, where: str) -> L
             begins = line.arrived_at
         if line.event.user_id != of.user_id:
             continue
-        position = _position(line.position)
+        position = line.position.position()
         if position > until:
             later += 1
         else:
@@ -189,7 +189,7 @@ def _ranking(of: Recommendation) -> list[tuple[str, float]]:
 def _differences(of: Recommendation, again: Recommendation, log: Log, bundle: Bundle) -> list[str]:
     """What the two lists and the log tell of the cause; the last resort is that events are missing."""
     found = []
-    at = _position(of.position)
+    at = of.position.position()
     if all(received.record.position != at for received in log.events):
         found.append(
             f"the archive has no event at the list's position ({at}): it has not landed yet or is missing, or the list"
@@ -236,13 +236,3 @@ def _differences(of: Recommendation, again: Recommendation, log: Log, bundle: Bu
 
 def _told(ranked: dict[str, float], without: Iterable[str]) -> str:
     return ", ".join(item_id for item_id in ranked if item_id not in without) or "nothing else"
-
-
-def _position(position: LogPosition) -> Position:
-    try:
-        sequence_number = int(position.sequence_number)
-    except ValueError as error:
-        raise SettingsError(
-            f"{position.sequence_number!r} is no sequence number: is the archive's line whole?"
-        ) from error
-    return Position(shard_number_of(position.shard_id), sequence_number, position.sub_sequence_number)

@@ -7,7 +7,8 @@ from hashlib import blake2b
 
 import msgspec
 
-from streamproc.record import Position, shard_id_of
+from streamproc.errors import SettingsError
+from streamproc.record import Position, shard_id_of, shard_number_of
 from streamproc_models.scorer import RankedItem
 
 
@@ -22,6 +23,14 @@ class LogPosition(msgspec.Struct, frozen=True, gc=False):
     def of(cls, position: Position) -> LogPosition:
         """The readable form of a position."""
         return cls(shard_id_of(position.shard_number), str(position.sequence_number), position.sub_sequence_number)
+
+    def position(self) -> Position:
+        """The comparable form. Raises SettingsError for what is no shard id or no sequence number."""
+        try:
+            sequence_number = int(self.sequence_number)
+        except ValueError as error:
+            raise SettingsError(f"{self.sequence_number!r} is no sequence number: is the line whole?") from error
+        return Position(shard_number_of(self.shard_id), sequence_number, self.sub_sequence_number)
 
 
 #: One place in the list, as it was ranked.

@@ -16,7 +16,7 @@ import numpy as np
 
 from streamproc.record import Position, shard_number_of
 from streamproc.state import StoredState, fingerprint, roll
-from streamproc_consumers.recommendation import LogPosition, Recommendation
+from streamproc_consumers.recommendation import Recommendation
 from streamproc_models.features import UserState, encode_state, fold, new_state
 from streamproc_producers.events import CartEvent, EventType
 from streamproc_producers.replay import JournalLine
@@ -31,7 +31,7 @@ class Published(msgspec.Struct, frozen=True):
     @property
     def position(self) -> Position:
         """The last event in its features."""
-        return position_of(self.recommendation.position)
+        return self.recommendation.position.position()
 
 
 class Oracle(msgspec.Struct, frozen=True):
@@ -51,11 +51,6 @@ class Application(msgspec.Struct, frozen=True):
     states_equal_oracle: bool
     #: The first few users whose state differs, for a person to look at.
     different: list[str]
-
-
-def position_of(position: LogPosition) -> Position:
-    """The comparable form of a published position."""
-    return Position(shard_number_of(position.shard_id), int(position.sequence_number), position.sub_sequence_number)
 
 
 def journal_position(line: JournalLine) -> Position | None:

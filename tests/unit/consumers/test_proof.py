@@ -401,4 +401,4 @@ def test_a_percentile_is_within_the_values_and_grows_with_the_share(values: list
 @given(st.integers(0, 10**6), st.integers(0, 10**56), st.integers(0, 10**6))
 def test_a_published_position_is_read_back(shard: int, sequence: int, sub_sequence: int) -> None:
     position = Position(shard, sequence, sub_sequence)
-    assert proof.position_of(LogPosition.of(position)) == position
+    assert LogPosition.of(position).position() == position
