@@ -20,8 +20,8 @@ def settle_memory() -> None:
     finds nothing and costs a tenth to a quarter of the time. It is done less often, not given up: boto3 and an
     application's own code make some, which :func:`collect_cycles` frees.
 
-    glibc gives every thread a heap of its own, eight times as many as there are processors. Shards come and go, each
-    with its threads, and half of what they leave behind is not used again: memory then grows for hours.
+    glibc gives threads heaps of their own, up to eight times as many as there are processors. Shards come and go, each
+    with its threads, and what is free in one heap serves no thread of another: two heaps bound what is held idle.
     """
     gc.collect()
     gc.freeze()
