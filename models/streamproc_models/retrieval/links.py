@@ -28,8 +28,6 @@ class Weighting(enum.StrEnum):
     RECENT = "recent"
     #: 1 for the items of the last order, or in the cart.
     LAST_ORDER = "last_order"
-    #: 1 for the last touched item.
-    LAST_ITEM = "last_item"
     #: The interest: it halves every 30 days.
     INTEREST = "interest"
 
@@ -53,8 +51,6 @@ def weights(columns: Columns, weighting: Weighting) -> NDArray[np.float32]:
     elif weighting is Weighting.LAST_ORDER:
         orders = columns.orders[columns.record_users]
         found = ((records["last_order"] == orders) & (orders > 0)) | (records["in_cart"] > 0)
-    elif weighting is Weighting.LAST_ITEM:
-        found = columns.place == 0
     else:
         found = np.where(columns.place < _RECENT_ITEMS, _RECENT_DECAY**columns.place, 0.0)
     return np.where(columns.record_codes != UNKNOWN, found, 0).astype(np.float32)
