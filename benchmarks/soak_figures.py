@@ -14,7 +14,8 @@ from streamproc_consumers.recommendation import Recommendation
 
 BUCKET, OUTPUTS_PREFIX = "soak", "recommendations/"
 OUTPUTS_SECONDS = 5.0
-#: Memory is measured after so long of a life (a third of it, where it is shorter), and judged over at least as long.
+#: Memory is measured after so long of a process' life, and over at least as long: a shorter life is not judged, since
+#: what it grows by is what it fills once.
 WARM_UP_SECONDS = 300.0
 RSS_GROWTH_MB_PER_MINUTE_MAX = 1.0
 
@@ -43,7 +44,8 @@ class Figures(msgspec.Struct, kw_only=True):
     faults_by_kind: dict[str, int]
     shards: int
     rss_mb_max: dict[str, float]
-    rss_mb_growth_per_minute: dict[str, float]
+    #: None where the process did not live long enough to tell.
+    rss_mb_growth_per_minute: dict[str, float | None]
     rss_measured_minutes: dict[str, float]
 
     def broken_promises(self) -> list[str]:
@@ -58,9 +60,8 @@ class Figures(msgspec.Struct, kw_only=True):
             f"the consumer ended without a fault: {'; '.join(self.ends_unexplained)}": self.ends_unexplained,
         }
         for name, growth in self.rss_mb_growth_per_minute.items():
-            judged = self.rss_measured_minutes[name] * 60 >= WARM_UP_SECONDS
             sentence = f"the {name}'s memory grows by {growth} MB a minute, beyond {RSS_GROWTH_MB_PER_MINUTE_MAX}"
-            checks[sentence] = judged and growth > RSS_GROWTH_MB_PER_MINUTE_MAX
+            checks[sentence] = growth is not None and growth > RSS_GROWTH_MB_PER_MINUTE_MAX
         return [sentence for sentence, broken in checks.items() if broken]
 
 
@@ -86,22 +87,21 @@ class Memory:
     def max_mb(self) -> float:
         return round(max((mb for _, mb in self.samples), default=0.0), 1)
 
-    def settled(self) -> list[tuple[float, float]]:
-        """The samples after the warm-up."""
-        if not self.samples:
-            return []
-        first, last = self.samples[0][0], self.samples[-1][0]
-        begin = first + min(WARM_UP_SECONDS, (last - first) / 3)
-        return [sample for sample in self.samples if sample[0] >= begin]
-
-    def growth_mb_per_minute(self) -> float:
-        """The slope of the least-squares line through the settled samples."""
-        settled = np.array(self.settled())
-        return round(float(np.polyfit(settled[:, 0] / 60, settled[:, 1], 1)[0]), 3) if len(settled) > 2 else 0.0
+    def growth_mb_per_minute(self) -> float | None:
+        """The slope of the least-squares line through the settled samples; None for a life too short to tell."""
+        settled = self._settled()
+        if not settled or settled[-1][0] - settled[0][0] < WARM_UP_SECONDS:
+            return None
+        seconds, mb = np.array(settled).T
+        return round(float(np.polyfit(seconds / 60, mb, 1)[0]), 3)
 
     def measured_minutes(self) -> float:
-        settled = self.settled()
+        settled = self._settled()
         return round((settled[-1][0] - settled[0][0]) / 60, 2) if settled else 0.0
+
+    def _settled(self) -> list[tuple[float, float]]:
+        """The samples after the warm-up."""
+        return [sample for sample in self.samples if sample[0] >= self.samples[0][0] + WARM_UP_SECONDS]
 
 
 class Outputs:
@@ -141,6 +141,5 @@ def show(figures: Figures) -> None:
         rows = value.items() if isinstance(value, dict) else [("", value)]
         for kind, each in rows:
             label = f"{name.replace('_', ' ')} {kind.replace('_', ' ')}".rstrip()
-            print(
-                f"{label:<44} {f'{each:,}' if isinstance(each, (int, float)) and not isinstance(each, bool) else each}"
-            )
+            number = isinstance(each, (int, float)) and not isinstance(each, bool)
+            print(f"{label:<44} {f'{each:,}' if number else 'not judged' if each is None else each}")
