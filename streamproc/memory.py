@@ -18,7 +18,7 @@ def settle_memory() -> None:
 
     A batch makes no reference cycles, so looking for them after every 700 allocations, among all the states in memory,
     finds nothing and costs a tenth to a quarter of the time. It is done less often, not given up: boto3 and an
-    application's own code make some, which :func:`collect_cycles` frees.
+    application's own code make some, which :func:`release_memory` frees.
 
     glibc gives threads heaps of their own, up to eight times as many as there are processors. Shards come and go, each
     with its threads, and what is free in one heap serves no thread of another: two heaps bound what is held idle.
@@ -26,12 +26,20 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS_MAX, 20, 20)
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:  # musl has none, and no such heaps
-            mallopt(_M_ARENA_MAX, _ARENAS_MAX)
+    _glibc("mallopt", _M_ARENA_MAX, _ARENAS_MAX)
 
 
-def collect_cycles() -> None:
-    """Free what is left in reference cycles; a few milliseconds, for a moment between batches every few seconds."""
+def release_memory() -> None:
+    """Free what is left in reference cycles, and give whole pages that are free back to the system.
+
+    A few milliseconds, for a moment between batches every few seconds. Arrays of all sizes come and go; without the
+    second part the free pages between those that stay grow for half an hour, to as much again as is in use.
+    """
     gc.collect()
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> None:
+    """Call a function of glibc's allocator; other C libraries have neither these nor what they mend."""
+    if sys.platform == "linux" and (found := getattr(ctypes.CDLL(None), function, None)) is not None:
+        found(*arguments)

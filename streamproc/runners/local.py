@@ -18,7 +18,7 @@ from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock
 from streamproc.errors import LeasesHeldElsewhere, StreamprocError, is_transient
 from streamproc.lease import SHARD_END, Lease, LeaseStore, alive, others, startable
-from streamproc.memory import collect_cycles, settle_memory
+from streamproc.memory import release_memory, settle_memory
 from streamproc.namespace import Namespace
 from streamproc.processor import AnyProcessor
 from streamproc.runners.held import HeldLease
@@ -169,7 +169,7 @@ class LocalRunner:
                         self._started = True
                         self._telemetry.emit(RunnerStarted(runner="local"))
                     sync_at = self._clock.monotonic() + self._settings.shard_sync_seconds
-                    collect_cycles()
+                    release_memory()
                 else:
                     self._shard_ended.set()
             self._clock.wait(0.1, stop)

@@ -27,7 +27,7 @@ from streamproc.application import Application, load_application
 from streamproc.aws import aws_client
 from streamproc.clock import Clock, SystemClock, backoff
 from streamproc.errors import SettingsError, StreamNotFound, StreamprocError
-from streamproc.memory import collect_cycles, settle_memory
+from streamproc.memory import release_memory, settle_memory
 from streamproc.metrics.logs import LogWriter
 from streamproc.metrics.relay import RelaySender
 from streamproc.namespace import Namespace
@@ -149,7 +149,7 @@ class Child:
             worker.process(batch_of(worker.shard_id, action))
             if worker.checkpoint_due():
                 self._checkpoint(worker)
-                collect_cycles()
+                release_memory()
         elif isinstance(action, LeaseLost):
             self._lose(worker)
         elif not self._is_lost:
