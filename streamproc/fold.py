@@ -15,7 +15,7 @@ import msgspec
 
 from streamproc.errors import NewerState, StateTooLarge
 from streamproc.processor import Changed, KeyedProcessor, Received, Rejected
-from streamproc.record import BEGINNING, Position
+from streamproc.record import BEGINNING
 from streamproc.settings import WorkerSettings
 from streamproc.state import StoredState, fingerprint, is_remembered, remember, roll
 
@@ -117,39 +117,40 @@ class KeyStates:
         accepted: list[Accepted] = []
         rejected: list[Rejected] = []
         given = 0
-        apply = self._apply
+        entries = self._entries
         for key, received in events.items():
             given += len(received)
-            entry = self._entries[key]
-            self._entries.move_to_end(key)
+            entry = entries[key]
+            entries.move_to_end(key)
             try:
-                taken = [
-                    (item, id_fingerprint)
-                    for item in received
-                    if (id_fingerprint := apply(entry, item[0], item[1].position))
-                ]
+                taken = self._apply(entry, received)
                 if taken:
-                    self._seal(key, entry, taken[-1][0].event)
+                    self._seal(key, entry, taken[-1][0][0])
             except Exception:  # noqa: BLE001  # user code: found and named by the careful fold
                 taken, failed = self._fold_with_care(key, entry, received)
                 rejected += failed
             accepted += taken
         return Folded(accepted, given - len(accepted) - len(rejected), rejected)
 
-    def _apply(self, entry: _Entry, event: Any, position: Position) -> bytes:
-        """Fold an event, unless the state contains it. Returns its id's fingerprint; nothing where it does."""
-        if position <= entry.position:
-            return b""
-        processor = self._processor
-        id_fingerprint = fingerprint(processor.event_id(event))
-        if is_remembered(entry.window, id_fingerprint):
-            return b""
-        entry.state = processor.fold(entry.state, event)
-        entry.position = position
-        entry.events_folded += 1
-        entry.ids_hash = roll(entry.ids_hash, id_fingerprint)
-        entry.window = remember(entry.window, id_fingerprint, position)
-        return id_fingerprint
+    def _apply(self, entry: _Entry, received: Iterable[Received[Any]]) -> list[Accepted]:
+        """Fold those of the events that the state does not contain; return them."""
+        fold, event_id = self._processor.fold, self._processor.event_id
+        taken: list[Accepted] = []
+        for item in received:
+            event, record = item
+            position = record.position
+            if position <= entry.position:
+                continue
+            id_fingerprint = fingerprint(event_id(event))
+            if is_remembered(entry.window, id_fingerprint):
+                continue
+            entry.state = fold(entry.state, event)
+            entry.position = position
+            entry.window = remember(entry.window, id_fingerprint, position)
+            taken.append((item, id_fingerprint))
+        entry.events_folded += len(taken)
+        entry.ids_hash = roll(entry.ids_hash, b"".join([id_fingerprint for _, id_fingerprint in taken]))
+        return taken
 
     def _fold_with_care(
         self, key: str, entry: _Entry, received: Sequence[Received[Any]]
@@ -162,19 +163,17 @@ class KeyStates:
         for candidate in received:
             for attempt in (1, 2):
                 try:
-                    taken = self._apply(entry, candidate.event, candidate.record.position)
+                    taken = self._apply(entry, [candidate])
                     if taken:
                         self._seal(key, entry, candidate.event)
                 except Exception as error:  # noqa: BLE001  # user code
                     entry.rewind(self._decoded(entry.committed))
-                    for (event, record), _ in accepted:
-                        self._apply(entry, event, record.position)
+                    self._apply(entry, [item for item, _ in accepted])
                     if attempt == 2:
                         reason = str(error) if isinstance(error, StateTooLarge) else f"{type(error).__name__}: {error}"
                         rejected.append(Rejected(candidate.record, f"fold failed: {reason}", None))
                 else:
-                    if taken:
-                        accepted.append((candidate, taken))
+                    accepted += taken
                     break
         if accepted:
             self._seal(key, entry, accepted[-1][0].event)

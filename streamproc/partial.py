@@ -89,9 +89,7 @@ class ShardPartial:
             self._fold(new)
         except Exception:  # noqa: BLE001  # user code: found and named by the careful fold
             new, rejected = self._fold_with_care(new)
-        ids_hash = before.ids_hash
-        for _, id_fingerprint in new:
-            ids_hash = roll(ids_hash, id_fingerprint)
+        ids_hash = roll(before.ids_hash, b"".join([id_fingerprint for _, id_fingerprint in new]))
         migrated = bool(before.state) and before.fold_version < self._shared.version
         data = self._shared.encode(self._live) if new or migrated else before.state
         if len(data) > self._bytes_max:

@@ -7,6 +7,7 @@ window of the last ids, by which a producer's duplicate (the same event at anoth
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol
@@ -19,7 +20,8 @@ from streamproc.record import Position
 #: events of a key on their way, so a lost reply repeats no event that left the window, even where others write as many
 #: for the same key in between.
 DUPLICATE_WINDOW_EVENTS = 64
-_ID_BYTES = 8
+_ID = struct.Struct("<Q")
+_ID_BYTES = _ID.size
 _POSITION_BYTES = 4
 _ENTRY_BYTES = _ID_BYTES + _POSITION_BYTES
 _WINDOW_BYTES_MAX = DUPLICATE_WINDOW_EVENTS * _ENTRY_BYTES
@@ -27,6 +29,8 @@ _HASH_MASK = (1 << 64) - 1
 # Odd, so that no id is ever shifted out of the hash; the multiplier of Knuth's MMIX generator.
 _HASH_MULTIPLIER = 6364136223846793005
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15
+_BY_SUB_SEQUENCE = _GOLDEN_RATIO * 1_000_003 & _HASH_MASK
+_BY_SEQUENCE = _GOLDEN_RATIO * 1_000_003**2 & _HASH_MASK
 
 
 class StoredState(msgspec.Struct, frozen=True, gc=False):
@@ -98,9 +102,14 @@ def fingerprint(event_id: bytes) -> bytes:
     return blake2b(event_id, digest_size=_ID_BYTES).digest()
 
 
-def roll(ids_hash: int, id_fingerprint: bytes) -> int:
-    """The rolling hash with one more event id: h * m + id, modulo 2^64. It tells the ids and their order."""
-    return (ids_hash * _HASH_MULTIPLIER + int.from_bytes(id_fingerprint, "little")) & _HASH_MASK
+def roll(ids_hash: int, id_fingerprints: bytes) -> int:
+    """The rolling hash with one more event id, or several, one after the other: for each h * m + id, modulo 2^64.
+
+    It tells the ids and their order.
+    """
+    for (number,) in _ID.iter_unpack(id_fingerprints):
+        ids_hash = (ids_hash * _HASH_MULTIPLIER + number) & _HASH_MASK
+    return ids_hash
 
 
 def is_remembered(window: bytes, id_fingerprint: bytes) -> bool:
@@ -118,9 +127,9 @@ def remember(window: bytes, id_fingerprint: bytes, position: Position) -> bytes:
     shard_number, sequence_number, sub_sequence_number = position
     # A position is only ever compared with another one for being the same, so a multiplicative hash of it will do
     # (Knuth, TAOCP 6.4); a tenth of the cost of a cryptographic one, for every event.
-    mixed = (sequence_number * 1_000_003 + sub_sequence_number) * 1_000_003 + shard_number
-    seen_at = (mixed * _GOLDEN_RATIO & _HASH_MASK) >> 32
-    return (window + id_fingerprint + seen_at.to_bytes(_POSITION_BYTES, "little"))[-_WINDOW_BYTES_MAX:]
+    mixed = sequence_number * _BY_SEQUENCE + sub_sequence_number * _BY_SUB_SEQUENCE + shard_number * _GOLDEN_RATIO
+    seen_at = (mixed & _HASH_MASK) >> 32
+    return (window + (id_fingerprint + seen_at.to_bytes(_POSITION_BYTES, "little")))[-_WINDOW_BYTES_MAX:]
 
 
 class StateStore(Protocol):

@@ -63,11 +63,11 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
 
     def event_id(self, event: CartEvent) -> bytes:
         """The producer's id, as 16 bytes."""
-        return event.event_id.bytes
+        return event.event_id.int.to_bytes(16)
 
     def event_time(self, event: CartEvent) -> float:
         """When the shopper did it."""
-        return event.at
+        return event.ts.timestamp()
 
     def new_state(self) -> UserState:
         """See :func:`streamproc_models.features.new_state`."""

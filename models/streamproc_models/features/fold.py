@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 import zlib
 from math import exp2
+from operator import mul
 from sys import intern
 
 import numpy as np
@@ -52,15 +53,20 @@ FIVE_MINUTES, HOUR, DAY = 300, 3_600, 86_400
 TILES_5M, TILES_1H, TILES_1D = 13, 25, 31
 
 _U2_MAX = 0xFFFF
-_U4_MAX = 0xFFFFFFFF
+#: The records hold 32 bits of seconds: 1970 to 2106.
+_SECONDS_MAX = float(0xFFFFFFFF)
 _PRICE_MAX = 1e6
 _COUNT = struct.Struct("<H")
 _NUMBER = struct.Struct("<I")
-_ROOM = bytes(ITEM.size)
-_NEW_ITEM = ITEM.unpack(_ROOM)
+_FLOAT = struct.Struct("<f")
+_ITEM_BYTES = ITEM.size
+_NEW_ITEM = bytes(_ITEM_BYTES)
+#: Of an item's record: what begins it, where its counts by kind begin, ...
+_SEEN, _SEEN_COUNTS_AT = struct.Struct("<IIf"), 16
+#: ... its order_decay, what is there from ``orders`` to ``streak``, and its quantity in the cart.
+_ORDER_DECAY_AT, _ORDERS, _ORDERS_AT, _IN_CART_AT = 12, struct.Struct("<5H"), 24, 30
 _SHORT, _MIDDLE, _LONG = HALF_LIVES
-#: The decayed counters of one kind.
-_OF_KIND = struct.Struct(f"<{len(HALF_LIVES)}f")
+_KINDS, _OF_KIND = len(KINDS), struct.Struct(f"<{len(HALF_LIVES)}f")
 # Looked up once: an enum's member takes longer than a name.
 _VIEW, _ADD, _PURCHASE = EventType.VIEW, EventType.ADD_TO_CART, EventType.PURCHASE
 
@@ -76,8 +82,9 @@ def fold(state: UserState, event: CartEvent) -> UserState:
         kind = PURCHASE
     else:
         kind = REMOVE
-    # The records hold 32 bits of seconds: 1970 to 2106.
-    at = min(max(event.ts.timestamp(), 0.0), float(_U4_MAX))
+    at = event.ts.timestamp()
+    if not 0.0 <= at <= _SECONDS_MAX:
+        at = 0.0 if at < 0.0 else _SECONDS_MAX
     if at < state.last_at:
         state.late_events += 1
     second = int(at)
@@ -97,8 +104,8 @@ def _count_in_tiles(state: UserState, kind: int, second: int) -> None:
         # In the five minutes of the latest event, and so in its hour and its day, the last tiles of all.
         low = kind * _COUNT.size - (TILE.size - _NUMBER.size)
         for tiles in (latest_tiles, state.tiles_1h, state.tiles_1d):
-            if tiles[low] < 0xFF:
-                tiles[low] += 1
+            if (count := tiles[low]) < 0xFF:
+                tiles[low] = count + 1
             else:
                 _count(tiles, len(tiles) + low)
         return
@@ -142,29 +149,21 @@ def _tile_of(tiles: bytearray, number: int) -> int:
 
 def _decay(state: UserState, kind: int, at: float) -> None:
     elapsed = at - state.last_at
-    first = kind * _OF_KIND.size
+    first = kind * len(HALF_LIVES)
     if elapsed > 0:
-        short, middle, long = exp2(-elapsed / _SHORT), exp2(-elapsed / _MIDDLE), exp2(-elapsed / _LONG)
-        decayed = DECAYED.unpack_from(state.decayed)
-        v0, v1, v2, a0, a1, a2, r0, r1, r2, p0, p1, p2 = decayed
-        DECAYED.pack_into(
-            state.decayed,
-            0,
-            *(v0 * short, v1 * middle, v2 * long),
-            *(a0 * short, a1 * middle, a2 * long),
-            *(r0 * short, r1 * middle, r2 * long),
-            *(p0 * short, p1 * middle, p2 * long),
-        )
+        factors = (exp2(-elapsed / _SHORT), exp2(-elapsed / _MIDDLE), exp2(-elapsed / _LONG))
         # Rounded once, with the event in it.
-        at_short, at_middle, at_long = decayed[kind * 3 : kind * 3 + 3]
-        _OF_KIND.pack_into(state.decayed, first, at_short * short + 1.0, at_middle * middle + 1.0, at_long * long + 1.0)
+        decayed = [*map(mul, DECAYED.unpack_from(state.decayed), factors * _KINDS)]
+        decayed[first] += 1.0
+        decayed[first + 1] += 1.0
+        decayed[first + 2] += 1.0
+        DECAYED.pack_into(state.decayed, 0, *decayed)
     else:
-        short, middle, long = _OF_KIND.unpack_from(state.decayed, first)
-        if elapsed:
-            weights = [exp2(elapsed / half_life) for half_life in HALF_LIVES]
-            _OF_KIND.pack_into(state.decayed, first, short + weights[0], middle + weights[1], long + weights[2])
-        else:
-            _OF_KIND.pack_into(state.decayed, first, short + 1.0, middle + 1.0, long + 1.0)
+        short, middle, long = _OF_KIND.unpack_from(state.decayed, first * _FLOAT.size)
+        weights = [exp2(elapsed / half_life) for half_life in HALF_LIVES]
+        _OF_KIND.pack_into(
+            state.decayed, first * _FLOAT.size, short + weights[0], middle + weights[1], long + weights[2]
+        )
 
 
 def _count_order(state: UserState, event: CartEvent, at: float) -> bool:
@@ -190,33 +189,9 @@ def _count_order(state: UserState, event: CartEvent, at: float) -> bool:
 
 def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_order: bool) -> None:
     """Move the item to the end of the history, with the event in its record."""
-    item_ids, items, item_id = state.item_ids, state.items, event.item_id
-    # From the end: the last touched item is often touched again, and then nothing moves.
-    start = len(items) - ITEM.size
-    if start >= 0 and item_ids[-1] == item_id:
-        record = ITEM.unpack_from(items, start)
-    else:
-        try:
-            index = item_ids.index(item_id)
-        except ValueError:
-            record = _NEW_ITEM
-            id_bytes = len(item_id.encode())
-            if len(item_ids) >= ITEMS_MAX or state.id_bytes + id_bytes > ID_BYTES_MAX:
-                _cut_history(state)
-                item_ids, items = state.item_ids, state.items
-            # One string an item, whoever has it: less memory, and what is looked up again and again stays in the cache.
-            item_ids.append(intern(item_id))
-            state.id_bytes += id_bytes
-        else:
-            moved = index * ITEM.size
-            record = ITEM.unpack_from(items, moved)
-            item_ids.append(item_ids.pop(index))
-            del items[moved : moved + ITEM.size]
-        items += _ROOM
-        start = len(items) - ITEM.size
-    last_at, purchased_at, interest, decayed, views, adds, removes, purchases, orders, *of_orders = record
-    first_order, last_order, in_cart, streak = of_orders
-
+    start = _moved_to_end(state, event.item_id)
+    items = state.items
+    last_at, purchased_at, interest = _SEEN.unpack_from(items, start)
     late = second < last_at
     if late:
         interest += INTEREST[kind] * exp2((second - last_at) / INTEREST_HALF_LIFE)
@@ -225,48 +200,63 @@ def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_
             interest *= exp2((last_at - second) / INTEREST_HALF_LIFE)
         interest += INTEREST[kind]
         last_at = second
-
-    # Counts that are full stay so.
-    if kind == VIEW:
-        views += views < _U2_MAX
-    elif kind == ADD:
-        adds += adds < _U2_MAX
-        if not late:
+    if kind == PURCHASE and second > purchased_at:
+        purchased_at = second
+    _SEEN.pack_into(items, start, last_at, purchased_at, interest)
+    _count(items, start + _SEEN_COUNTS_AT + kind * _COUNT.size)
+    if kind == PURCHASE:
+        _order_item(state, start, new_order, late)
+    elif kind != VIEW and not late:
+        in_cart = _COUNT.unpack_from(items, start + _IN_CART_AT)[0]
+        if kind == ADD:
             in_cart = min(in_cart + (event.quantity or 1), _U2_MAX)
-    elif kind == PURCHASE:
-        purchases += purchases < _U2_MAX
-        purchased_at = max(purchased_at, second)
-        order = min(state.orders, _U2_MAX)
-        if new_order or last_order != order:
-            orders += orders < _U2_MAX
-            decayed = decayed * ORDER_DECAY ** max(order - last_order, 0) + 1.0
-            streak = min(streak + 1, _U2_MAX) if order == last_order + 1 else 1
-            last_order = order
-            first_order = first_order or order
-        if not late:
-            in_cart = 0
-    else:
-        removes += removes < _U2_MAX
-        if not late:
+        else:
             # Without a quantity, all of the item leaves the cart.
             in_cart = max(in_cart - event.quantity, 0) if event.quantity is not None else 0
-    ITEM.pack_into(
-        items,
-        start,
-        last_at,
-        purchased_at,
-        interest,
-        decayed,
-        views,
-        adds,
-        removes,
-        purchases,
-        orders,
-        first_order,
-        last_order,
-        in_cart,
-        streak,
-    )
+        _COUNT.pack_into(items, start + _IN_CART_AT, in_cart)
+
+
+def _moved_to_end(state: UserState, item_id: str) -> int:
+    """Where the item's record is now: the last one. It is made where there is none."""
+    item_ids, items = state.item_ids, state.items
+    # The last touched item is often touched again, and then nothing moves.
+    if not item_ids or item_ids[-1] != item_id:
+        try:
+            index = item_ids.index(item_id)
+        except ValueError:
+            id_bytes = len(item_id.encode())
+            if len(item_ids) >= ITEMS_MAX or state.id_bytes + id_bytes > ID_BYTES_MAX:
+                _cut_history(state)
+                item_ids, items = state.item_ids, state.items
+            # One string an item, whoever has it: less memory, and what is looked up again and again stays in the cache.
+            item_ids.append(intern(item_id))
+            state.id_bytes += id_bytes
+            items += _NEW_ITEM
+        else:
+            item_ids.append(item_ids.pop(index))
+            index *= _ITEM_BYTES
+            record = items[index : index + _ITEM_BYTES]
+            del items[index : index + _ITEM_BYTES]
+            items += record
+    return len(items) - _ITEM_BYTES
+
+
+def _order_item(state: UserState, start: int, new_order: bool, late: bool) -> None:
+    """A purchase line in the item's record: the orders that had it, and the cart that it leaves."""
+    items = state.items
+    decayed = _FLOAT.unpack_from(items, start + _ORDER_DECAY_AT)[0]
+    orders, first_order, last_order, in_cart, streak = _ORDERS.unpack_from(items, start + _ORDERS_AT)
+    order = min(state.orders, _U2_MAX)
+    if new_order or last_order != order:
+        orders += orders < _U2_MAX
+        decayed = decayed * ORDER_DECAY ** max(order - last_order, 0) + 1.0
+        streak = min(streak + 1, _U2_MAX) if order == last_order + 1 else 1
+        last_order = order
+        first_order = first_order or order
+    if not late:
+        in_cart = 0
+    _FLOAT.pack_into(items, start + _ORDER_DECAY_AT, decayed)
+    _ORDERS.pack_into(items, start + _ORDERS_AT, orders, first_order, last_order, in_cart, streak)
 
 
 def _cut_history(state: UserState) -> None:

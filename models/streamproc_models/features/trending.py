@@ -63,9 +63,11 @@ class Trending(SharedFold[CartEvent, TrendingItems]):
         weight = WEIGHTS.get(event.event_type)
         if weight is None:
             return partial
-        at, item_id = event.at, event.item_id
+        at, item_id = event.ts.timestamp(), event.item_id
         if at > partial.last_at:
-            _advance(partial, at)
+            partial.last_at = at
+            if at / _STEP_SECONDS >= partial.landmark + 1:
+                _advance(partial)
         counts = partial.counts
         ahead = (at - partial.landmark * _STEP_SECONDS) / HALF_LIFE_SECONDS
         counts[item_id] = counts.get(item_id, 0.0) + weight * 2.0**ahead
@@ -97,14 +99,12 @@ class Trending(SharedFold[CartEvent, TrendingItems]):
         )
 
 
-def _advance(partial: TrendingItems, at: float) -> None:
+def _advance(partial: TrendingItems) -> None:
     """Move the landmark to the step of the latest event."""
-    partial.last_at = max(partial.last_at, at)
     step = math.floor(partial.last_at / _STEP_SECONDS)
-    if step > partial.landmark:
-        scale = 2.0 ** (_STEP_HALF_LIVES * (partial.landmark - step))
-        partial.counts = {item_id: count * scale for item_id, count in partial.counts.items()}
-        partial.landmark = step
+    scale = 2.0 ** (_STEP_HALF_LIVES * (partial.landmark - step))
+    partial.counts = {item_id: count * scale for item_id, count in partial.counts.items()}
+    partial.landmark = step
 
 
 def _most(counts: dict[str, float], items: int) -> list[tuple[str, float]]:

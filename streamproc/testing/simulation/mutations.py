@@ -197,18 +197,21 @@ def _put_all_aside(_: Any) -> Any:
 
 def _apply_where(is_new: Callable[[Position, Position], bool]) -> Callable[[Any], Any]:
     def make(_: Any) -> Any:
-        def apply(self: Any, entry: Any, event: Any, position: Position) -> bytes:
-            if not is_new(position, entry.position):
-                return b""
-            event_id = fingerprint(self._processor.event_id(event))
-            if is_remembered(entry.window, event_id):
-                return b""
-            entry.state = self._processor.fold(entry.state, event)
-            entry.position = position
-            entry.events_folded += 1
-            entry.ids_hash = roll(entry.ids_hash, event_id)
-            entry.window = remember(entry.window, event_id, position)
-            return event_id
+        def apply(self: Any, entry: Any, received: Sequence[Received[Any]]) -> Any:
+            taken: list[Any] = []
+            for item in received:
+                if not is_new(item.record.position, entry.position):
+                    continue
+                event_id = fingerprint(self._processor.event_id(item.event))
+                if is_remembered(entry.window, event_id):
+                    continue
+                entry.state = self._processor.fold(entry.state, item.event)
+                entry.position = item.record.position
+                entry.events_folded += 1
+                entry.ids_hash = roll(entry.ids_hash, event_id)
+                entry.window = remember(entry.window, event_id, item.record.position)
+                taken.append((item, event_id))
+            return taken
 
         return apply
 
