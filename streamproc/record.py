@@ -47,8 +47,15 @@ class Position(NamedTuple):
 
 # A position is written with the output, the projection and the state: the last ones are remembered.
 @lru_cache(maxsize=4096)
-def _sortable(*integers: int) -> str:
-    return ".".join([f"{len(digits):03d}{digits}" for digits in map(str, integers)])
+def _sortable(shard_number: int, sequence_number: int, sub_sequence_number: int) -> str:
+    digits = str(sequence_number)
+    return f"{_counted(shard_number)}.{len(digits):03d}{digits}.{_counted(sub_sequence_number)}"
+
+
+@lru_cache(maxsize=1024)
+def _counted(integer: int) -> str:
+    digits = str(integer)
+    return f"{len(digits):03d}{digits}"
 
 
 #: Sorts before every position of every shard.

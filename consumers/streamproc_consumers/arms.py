@@ -158,23 +158,24 @@ class Ranker:
         self._take(serving)
         weights = self._weights(serving)
         if len(weights) == 1:
-            members = {serving.main: list(range(len(users)))}
-        else:
-            members = {arm: [] for arm in weights}
-            for index, (user_id, _) in enumerate(users):
-                members[arm_of(self._experiment.salt, user_id, weights)].append(index)
+            return self._rank_arm(serving, serving.main, weights[serving.main], users, k)
+        members: dict[str, list[int]] = {arm: [] for arm in weights}
+        for index, (user_id, _) in enumerate(users):
+            members[arm_of(self._experiment.salt, user_id, weights)].append(index)
         served: list[Served | None] = [None] * len(users)
         for arm, indices in members.items():
-            if not indices:
-                continue
-            bundle, propensity = serving.bundles[arm], weights[arm]
-            try:
-                ranked = self._scorers[arm].rank([users[index] for index in indices], k)
-            except Exception as error:  # Whose fault it is, the caller finds out.
-                raise _ArmFailed(arm, error) from error
-            for index, found in zip(indices, ranked, strict=True):
-                served[index] = Served(found, arm, propensity, bundle)
+            of_arm = self._rank_arm(serving, arm, weights[arm], [users[index] for index in indices], k)
+            for index, one in zip(indices, of_arm, strict=True):
+                served[index] = one
         return [one for one in served if one is not None]
+
+    def _rank_arm(self, serving: Serving, arm: str, propensity: float, users: Sequence[User], k: int) -> list[Served]:
+        try:
+            ranked = self._scorers[arm].rank(users, k)
+        except Exception as error:  # Whose fault it is, the caller finds out.
+            raise _ArmFailed(arm, error) from error
+        bundle = serving.bundles[arm]
+        return [Served(found, arm, propensity, bundle) for found in ranked]
 
     def _weights(self, serving: Serving) -> dict[str, float]:
         """The shares of the arms that have a bundle; what the others would have is the main one's."""

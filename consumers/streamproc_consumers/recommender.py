@@ -46,7 +46,8 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
         self._models = FixedModels(models) if isinstance(models, Bundle) else models
         self._clock = clock or SystemClock()
         self._ranker = Ranker(self._models, experiment, self._clock)
-        self._encode = msgspec.json.Encoder().encode
+        self._encoder = msgspec.json.Encoder()
+        self._line = bytearray()
 
     def observe(self, telemetry: Telemetry) -> None:
         """Follow the models from now on, and tell there what becomes of them."""
@@ -93,7 +94,9 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
 
     def encode(self, output: Recommendation) -> bytes:
         """See :class:`Recommendation`."""
-        return self._encode(output)
+        # Into memory that is used again, as states are: see streamproc_models.features.encode_state.
+        self._encoder.encode_into(output, self._line)
+        return bytes(self._line)
 
     def encode_state(self, state: UserState) -> bytes:
         """See :func:`streamproc_models.features.encode_state`."""
@@ -105,17 +108,18 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
 
 
 def _recommendation(item: Changed[UserState], served: Served, published_ts: datetime) -> Recommendation:
-    ranked, bundle, last_at, event_time = served.ranked, served.bundle, item.state.last_at, item.event_time
-    version, event_ts = bundle.model_version, utc(event_time)
+    ranked, arm, propensity, bundle = served
+    position, last_at, event_time, version = item.position, item.state.last_at, item.event_time, bundle.model_version
+    event_ts = utc(event_time)
     return Recommendation(
-        recommendation_id=recommendation_id(item.key, item.position, version),
+        recommendation_id=recommendation_id(item.key, position, version),
         user_id=item.key,
         items=ranked.items,
         model_version=version,
-        arm=served.arm,
-        propensity=served.propensity,
+        arm=arm,
+        propensity=propensity,
         features_as_of=event_ts if last_at == event_time else utc(last_at),
-        position=LogPosition.of(item.position),
+        position=LogPosition.of(position),
         event_ts=event_ts,
         published_ts=published_ts,
         item_snapshot=bundle.item_snapshot,

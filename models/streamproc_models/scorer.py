@@ -172,22 +172,23 @@ class Scorer:
         for (user_id, state), start, end, lacks in zip(
             users, bounds[:-1], bounds[1:], self._lacks(columns, proposed), strict=True
         ):
-            if _FALLBACKS[lacks] == NO_CANDIDATES:
-                ranked.append(Ranked(user_id, self._popular(state, k), NO_CANDIDATES))
+            found = places[start:end]
+            if lacks == NO_CANDIDATES:
+                found = self._popular(state, k)
             elif end - start < wanted:
-                ranked.append(Ranked(user_id, self._filled(places[start:end], state, k), FEW_CANDIDATES))
-            else:
-                ranked.append(Ranked(user_id, places[start:end], _FALLBACKS[lacks]))
+                found, lacks = self._filled(found, state, k), FEW_CANDIDATES
+            ranked.append(Ranked(user_id, found, lacks))
+        part_ended("lists")
         return ranked
 
-    def _lacks(self, columns: Columns, proposed: Candidates) -> list[int]:
-        """For each user the place in _FALLBACKS."""
+    def _lacks(self, columns: Columns, proposed: Candidates) -> list[str | None]:
+        """What each user's list lacks, but for places."""
         is_known = np.zeros(len(columns.now), dtype=np.bool_)
         is_known[columns.record_users[columns.record_codes != UNKNOWN]] = True
         is_linked = (proposed.best > 0).any(axis=0)
         is_stale = columns.now > self.model.catalogue.as_of + STALE_SECONDS
-        lacks: list[int] = np.select([~is_known, ~is_linked, is_stale], [0, 1, 2], 3).tolist()
-        return lacks
+        places: list[int] = np.select([~is_known, ~is_linked, is_stale], [0, 1, 2], 3).tolist()
+        return [_FALLBACKS[place] for place in places]
 
     def _filled(self, places: list[RankedItem], state: UserState, k: int) -> list[RankedItem]:
         """The places, and behind them the popular items that are not there, as far as the filters leave them."""

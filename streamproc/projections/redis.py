@@ -47,10 +47,10 @@ class _Packer:
             *_bytes(args[0]).split(),
             *[arg if type(arg) is bytes else _bytes(arg) for arg in args[1:]],
         ]
-        parts = [b"*%d\r\n" % len(words)]
-        for word in words:
-            parts += (b"$%d\r\n" % len(word), word, b"\r\n")
-        return [b"".join(parts)]
+        framed = [b""] * (2 * len(words))
+        framed[::2] = [b"\r\n$%d\r\n" % len(word) for word in words]
+        framed[1::2] = words
+        return [b"".join([b"*%d" % len(words), *framed, b"\r\n"])]
 
 
 def _bytes(argument: str | bytes | float) -> bytes:
@@ -102,12 +102,13 @@ class RedisProjection:
         with self._reaching():
             for start in range(0, len(states), KEYS_PER_CALL):
                 chunk = states[start : start + KEYS_PER_CALL]
-                arguments: list[str | bytes] = []
+                keys = [(self._prefix + stored.key).encode() for stored in chunk]
+                arguments: list[bytes] = []
                 for stored in chunk:
                     position = stored.position.sortable()
-                    arguments += (position, encode_stored(stored, position))
-                arguments.append(str(self._expire_seconds))
-                refused += cast(int, self._script(keys=[self._prefix + stored.key for stored in chunk], args=arguments))
+                    arguments += (position.encode(), encode_stored(stored, position))
+                arguments.append(b"%d" % self._expire_seconds)
+                refused += cast(int, self._script(keys=keys, args=arguments))
         return refused
 
     def read(self, keys: Sequence[str]) -> dict[str, StoredState]:
