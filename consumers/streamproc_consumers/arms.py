@@ -22,7 +22,7 @@ from streamproc_consumers.reload import Models, Serving
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import UserState
 from streamproc_models.registry import ALIASES, SHADOW
-from streamproc_models.scorer import Ranked, Scorer
+from streamproc_models.scorer import Cascade, Ranked, Scorer
 
 #: How often the shadow's comparison is told.
 SHADOW_SECONDS = 10.0
@@ -77,6 +77,19 @@ def read_experiment(text: str) -> Experiment | None:
         ) from error
 
 
+def read_cascade(text: str) -> Cascade | None:
+    """The setting as JSON; None without one: all trees score every candidate. Raises SettingsError."""
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Cascade)
+    except (msgspec.DecodeError, UnicodeDecodeError, SettingsError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, SettingsError) else error
+        raise SettingsError(
+            f'STREAMPROC_CASCADE cannot be used: {cause}; write it as {{"first_trees": 40, "keep": 25}}'
+        ) from error
+
+
 def uniform(salt: str, user_id: str) -> float:
     """A number in [0, 1) for a user: 64 bits of BLAKE2b, so that users are spread evenly whatever their ids are."""
     digest = hashlib.blake2b(f"{salt}\x00{user_id}".encode(), digest_size=8).digest()
@@ -110,8 +123,16 @@ class Ranker:
     rejected, and the batch is the other's. Where both fail it is the users, and the error is the caller's.
     """
 
-    def __init__(self, models: Models, experiment: Experiment | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        models: Models,
+        experiment: Experiment | None = None,
+        clock: Clock | None = None,
+        *,
+        cascade: Cascade | None = None,
+    ) -> None:
         self._models = models
+        self._cascade = cascade
         self._experiment = experiment or Experiment(weights={models.serving.main: 1.0})
         self._clock = clock or SystemClock()
         self._scorers: dict[str, Scorer] = {}
@@ -188,7 +209,7 @@ class Ranker:
         self._scorers = {
             alias: known
             if (known := self._scorers.get(alias)) is not None and known.model is bundle
-            else Scorer(bundle)
+            else Scorer(bundle, cascade=self._cascade)
             for alias, bundle in serving.bundles.items()
         }
         arms = [serving.main, *sorted(self._experiment.weights)]

@@ -19,12 +19,13 @@ from streamproc.sinks.firehose import FirehoseSink
 from streamproc.snapshots.s3 import S3Snapshots
 from streamproc.states.dynamodb import DynamoDBStates
 from streamproc.telemetry import Telemetry
-from streamproc_consumers.arms import Experiment, Ranker, Served, read_experiment
+from streamproc_consumers.arms import Experiment, Ranker, Served, read_cascade, read_experiment
 from streamproc_consumers.recommendation import LogPosition, Recommendation, recommendation_id
 from streamproc_consumers.reload import POLL_SECONDS, FixedModels, Models, models_at, poll_seconds
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import FOLD_VERSION, UserState, decode_state, encode_state, fold, new_state
 from streamproc_models.features.trending import Trending
+from streamproc_models.scorer import Cascade
 from streamproc_producers.events import CartEvent, decode, utc
 
 #: How many items are recommended.
@@ -41,11 +42,16 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
     fold_version = FOLD_VERSION
 
     def __init__(
-        self, models: Bundle | Models, clock: Clock | None = None, *, experiment: Experiment | None = None
+        self,
+        models: Bundle | Models,
+        clock: Clock | None = None,
+        *,
+        experiment: Experiment | None = None,
+        cascade: Cascade | None = None,
     ) -> None:
         self._models = FixedModels(models) if isinstance(models, Bundle) else models
         self._clock = clock or SystemClock()
-        self._ranker = Ranker(self._models, experiment, self._clock)
+        self._ranker = Ranker(self._models, experiment, self._clock, cascade=cascade)
         self._encoder = msgspec.json.Encoder()
         self._line = bytearray()
 
@@ -131,18 +137,20 @@ def app() -> Application:
     """The recommender, from the environment.
 
     STREAMPROC_MODEL is a bundle's folder, or a registry and the alias to follow, as s3://bucket/models/NAME@champion;
-    STREAMPROC_MODEL_POLL_SECONDS and STREAMPROC_EXPERIMENT go with it (docs/models.md). STREAMPROC_BUCKET takes large
-    dead letters and the snapshots of what is trending, STREAMPROC_REDIS_URL is the projection's Redis;
+    STREAMPROC_MODEL_POLL_SECONDS and STREAMPROC_EXPERIMENT go with it (docs/models.md). STREAMPROC_CASCADE scores fewer
+    candidates to the end, as {"first_trees": 40, "keep": 25}. STREAMPROC_BUCKET takes large dead letters and the
+    snapshots of what is trending, STREAMPROC_REDIS_URL is the projection's Redis;
     STREAMPROC_STREAM, STREAMPROC_DELIVERY_STREAM and STREAMPROC_RECOMMENDER_NAME have defaults.
     """
     address, experiment = environment("STREAMPROC_MODEL"), read_experiment(os.environ.get("STREAMPROC_EXPERIMENT", ""))
     poll = environment("STREAMPROC_MODEL_POLL_SECONDS", default=str(POLL_SECONDS))
     models = models_at(address, experiment.aliases() if experiment else [], poll_seconds=poll_seconds(poll))
+    cascade = read_cascade(os.environ.get("STREAMPROC_CASCADE", ""))
     bucket = environment("STREAMPROC_BUCKET")
     return Application(
         name=environment("STREAMPROC_RECOMMENDER_NAME", default="recommender"),
         stream=environment("STREAMPROC_STREAM", default="cart-events"),
-        processor=lambda: Recommender(models, experiment=experiment),
+        processor=lambda: Recommender(models, experiment=experiment, cascade=cascade),
         states=DynamoDBStates,
         deadletters=partial(DynamoDBDeadLetters, bucket=bucket),
         sink=partial(

@@ -10,6 +10,7 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
+from streamproc.errors import SettingsError
 from streamproc.steps import part_ended
 from streamproc_models.bundle import calibrated, predict
 from streamproc_models.candidates import (
@@ -90,6 +91,45 @@ class Ranked(msgspec.Struct, frozen=True, gc=False):
     fallback: str | None
 
 
+class Cascade(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which candidates all trees score: those that the first ones find the best. The others are not listed.
+
+    What is listed keeps its score, to the last bit. What the first trees put behind ``keep`` others and all trees would
+    put into the list is missed.
+    """
+
+    #: Trees that score every candidate.
+    first_trees: int = 40
+    #: Candidates of a user that the other trees score, too; at least as many as a list has places.
+    keep: int = 25
+
+    def __post_init__(self) -> None:
+        if self.first_trees < 1 or self.keep < 1:
+            raise SettingsError(
+                f"the cascade has first_trees {self.first_trees} and keep {self.keep}: both must be 1 or more"
+            )
+
+    def predict(
+        self, booster: xgboost.Booster, rows: NDArray[np.float32], proposed: Candidates, k: int
+    ) -> NDArray[np.float32]:
+        """Scores float32 [rows]: as all trees give them, and minus infinity where only the first trees did."""
+        if booster.num_boosted_rounds() <= self.first_trees:
+            return predict(booster, rows)
+        first = booster.inplace_predict(
+            rows, iteration_range=(0, self.first_trees), predict_type="margin", validate_features=False
+        )
+        best, _ = best_rows(first, proposed, max(self.keep, k))
+        best.sort()
+        scores = np.full(len(rows), -np.inf, dtype=np.float32)
+        scores[best] = booster.inplace_predict(
+            rows[best],
+            iteration_range=(self.first_trees, booster.num_boosted_rounds()),
+            base_margin=first[best],
+            validate_features=False,
+        )
+        return scores
+
+
 class Scorer:
     """Ranks with one model.
 
@@ -98,9 +138,10 @@ class Scorer:
     and the model alone. Not for two threads at once: the matrix' memory is used again.
     """
 
-    def __init__(self, model: Model, filters: Sequence[Filter] = ()) -> None:
+    def __init__(self, model: Model, filters: Sequence[Filter] = (), *, cascade: Cascade | None = None) -> None:
         self.model = model
         self._filters = filters
+        self._cascade = cascade
         self._matrix = Matrix()
         self._sources = source_names(model.catalogue)
 
@@ -131,7 +172,7 @@ class Scorer:
                     )
             return codes, found
         for start in range(0, len(states), USERS_MAX):
-            _, proposed, scores = self._score(states[start : start + USERS_MAX], booster)
+            _, proposed, scores = self._score(states[start : start + USERS_MAX], booster, k)
             best, offsets = best_rows(scores, proposed, k)
             place = np.arange(len(best)) - np.repeat(offsets[:-1], np.diff(offsets))
             users = start + proposed.users[best]
@@ -140,20 +181,21 @@ class Scorer:
         return codes, found
 
     def _score(
-        self, states: Sequence[UserState], booster: xgboost.Booster
+        self, states: Sequence[UserState], booster: xgboost.Booster, k: int
     ) -> tuple[Columns, Candidates, NDArray[np.float32]]:
         columns = gather(states, self.model.catalogue.codes)
         proposed = candidates(columns, self.model.catalogue, self._filters)
         part_ended("candidates")
         rows = self._matrix.build(columns, proposed, self.model.catalogue)
         part_ended("matrix")
-        scores = predict(booster, rows)
+        cascade = self._cascade
+        scores = predict(booster, rows) if cascade is None else cascade.predict(booster, rows, proposed, k)
         part_ended("predict")
         return columns, proposed, scores
 
     def _rank(self, users: Sequence[tuple[str, UserState]], k: int, booster: xgboost.Booster) -> list[Ranked]:
         catalogue = self.model.catalogue
-        columns, proposed, scores = self._score([state for _, state in users], booster)
+        columns, proposed, scores = self._score([state for _, state in users], booster, k)
         best, offsets = best_rows(scores, proposed, k)
         codes, sources = proposed.codes[best].tolist(), proposed.sources[best].tolist()
         labels = {some: source_label(some, self._sources) for some in set(sources)}

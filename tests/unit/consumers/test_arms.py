@@ -14,14 +14,14 @@ from streamproc.errors import SettingsError
 from streamproc.processor import Changed
 from streamproc.record import Position
 from streamproc.telemetry import Telemetry, TelemetryEvent
-from streamproc_consumers.arms import SHADOW_SECONDS, Experiment, Ranker, arm_of, read_experiment, uniform
+from streamproc_consumers.arms import SHADOW_SECONDS, Experiment, Ranker, arm_of, read_cascade, read_experiment, uniform
 from streamproc_consumers.facts import ShadowCompared
 from streamproc_consumers.recommendation import recommendation_id
 from streamproc_consumers.recommender import Recommender
 from streamproc_consumers.reload import FixedModels, Serving
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import UserState, new_state
-from streamproc_models.scorer import Ranked, Scorer
+from streamproc_models.scorer import Cascade, Ranked, Scorer
 
 USERS = [f"user-{number}" for number in range(400)]
 HALVES = Experiment("autumn", {"champion": 0.5, "challenger": 0.5})
@@ -316,3 +316,23 @@ def test_a_setting_that_cannot_be_used_is_refused_with_the_reason(text: str, why
 def test_the_alias_that_is_followed_must_have_a_weight(bundles: dict[str, Bundle]) -> None:
     with pytest.raises(SettingsError, match="gives champion no weight"):
         Ranker(FakeModels(bundles), Experiment(weights={"challenger": 1.0}))
+
+
+def test_the_cascade_is_a_setting_and_off_by_default() -> None:
+    assert read_cascade("") is None
+    assert read_cascade('{"first_trees": 30, "keep": 20}') == Cascade(first_trees=30, keep=20)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("40", "Expected `object`"),
+        ('{"keep": 0}', "keep 0: both must be 1 or more"),
+        ('{"keeps": 25}', "unknown field `keeps`"),
+    ],
+)
+def test_a_cascade_that_cannot_be_is_refused_with_what_to_write(text: str, why: str) -> None:
+    with pytest.raises(SettingsError, match="STREAMPROC_CASCADE cannot be used") as refused:
+        read_cascade(text)
+    assert why in str(refused.value)
+    assert 'write it as {"first_trees": 40, "keep": 25}' in str(refused.value)

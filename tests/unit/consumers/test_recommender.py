@@ -30,6 +30,7 @@ from streamproc_consumers.recommendation import LogPosition, Recommendation, rec
 from streamproc_consumers.recommender import ITEMS_PER_LIST, Recommender
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import FOLD_VERSION, UserState
+from streamproc_models.scorer import Cascade
 from streamproc_producers.events import CartEvent, encode, utc
 
 MakeEvent = Callable[..., CartEvent]
@@ -225,3 +226,18 @@ def test_a_missing_variable_is_named(bundle_folder: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv(missing)
     with pytest.raises(SettingsError, match=missing):
         recommender.app()
+
+
+def test_by_a_cascade_a_list_has_the_scores_that_it_has_without(bundle: Bundle, shop_log: list[CartEvent]) -> None:
+    def lists(cascade: Cascade | None) -> list[list[tuple[str, float]]]:
+        processor = Recommender(bundle, StandingClock(), cascade=cascade)
+        outputs = processor.emit(changed(processor, shop_log))
+        return [[(item.id, item.probability) for item in output.items] for output in outputs]
+
+    without, by_few, by_all = lists(None), lists(Cascade(first_trees=1, keep=1)), lists(Cascade(keep=100))
+    assert by_all == without != by_few
+    for user, few in zip(without, by_few, strict=True):
+        of_all = dict(user)
+        assert [probability for item, probability in few if item in of_all] == [
+            of_all[item] for item, _ in few if item in of_all
+        ]

@@ -9,7 +9,7 @@ from streamproc_models.bundle import Bundle
 from streamproc_models.candidates import USERS_MAX, candidates
 from streamproc_models.features import UserState, encode_state, new_state
 from streamproc_models.features.columns import gather
-from streamproc_models.scorer import NO_CANDIDATES, NO_MODEL, Scorer, best_rows
+from streamproc_models.scorer import NO_CANDIDATES, NO_MODEL, Cascade, Scorer, best_rows
 from streamproc_producers.events import CartEvent
 
 StatesOf = Callable[[list[CartEvent]], dict[str, UserState]]
@@ -91,3 +91,35 @@ def test_scores_below_zero_sort_as_numbers_do(shop_log: list[CartEvent], folded:
     assert rows.tolist() == list(range(len(scores) - 1, len(scores) - 11, -1))
     rows, _ = best_rows(-scores, proposed, 10)
     assert rows.tolist() == list(range(10))
+
+
+def test_what_a_cascade_lists_has_the_score_of_all_trees(
+    shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle
+) -> None:
+    states = list(folded(shop_log).values())
+    codes, scores = Scorer(bundle).rank_codes(states, 100)
+    for keep in (1, 12):
+        listed, found = Scorer(bundle, cascade=Cascade(first_trees=5, keep=keep)).rank_codes(states, 10)
+        assert (listed >= 0).all()
+        for row, user_codes in enumerate(listed):
+            of_all = dict(zip(codes[row].tolist(), scores[row].tolist(), strict=True))
+            assert [of_all[code] for code in user_codes.tolist()] == found[row].tolist()
+            assert found[row].tolist() == sorted(found[row].tolist(), reverse=True)
+
+
+def test_a_cascade_that_keeps_every_candidate_or_has_every_tree_first_changes_no_list(
+    shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle
+) -> None:
+    users = list(folded(shop_log).items())
+    expected = Scorer(bundle).rank(users)
+    for cascade in (Cascade(first_trees=3, keep=100), Cascade(first_trees=10_000, keep=1)):
+        assert Scorer(bundle, cascade=cascade).rank(users) == expected
+
+
+def test_a_users_list_by_a_cascade_does_not_depend_on_the_batch(
+    shop_log: list[CartEvent], folded: StatesOf, bundle: Bundle
+) -> None:
+    users = list(folded(shop_log).items())
+    scorer = Scorer(bundle, cascade=Cascade(first_trees=5, keep=12))
+    together = scorer.rank(users)
+    assert [scorer.rank([user])[0] for user in users[:20]] == together[:20]
