@@ -268,8 +268,8 @@ def _cut_history(state: UserState) -> None:
     age = state.last_at - records["last_at"]
     interest = records["interest"] * np.exp2(-age / INTEREST_HALF_LIFE)
     best_first = np.lexsort((-np.arange(len(records)), -interest, records["in_cart"] == 0))[:ITEMS_KEPT]
-    id_bytes = np.array([len(state.item_ids[index].encode()) for index in best_first])
-    kept = np.sort(best_first[np.cumsum(id_bytes) <= ID_BYTES_KEPT])
-    state.item_ids = [state.item_ids[index] for index in kept]
+    id_bytes = np.array([len(item_id.encode()) for item_id in state.item_ids])
+    kept = np.sort(best_first[np.cumsum(id_bytes[best_first]) <= ID_BYTES_KEPT])
+    state.item_ids = [state.item_ids[index] for index in kept.tolist()]
     state.items = bytearray(records[kept].tobytes())
-    state.id_bytes = sum(len(item_id.encode()) for item_id in state.item_ids)
+    state.id_bytes = int(id_bytes[kept].sum())
