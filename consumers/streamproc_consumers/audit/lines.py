@@ -1,0 +1,215 @@
+"""Records from text: all lines of a piece at once, and line by line where one of them is no record.
+
+msgspec decodes and checks a line of a list in a third of the time that Polars' NDJSON reader takes (444 and 145 MB/s a
+core), and tells for a bad one what is wrong with it; a bad line ends Polars' scan. So msgspec reads, Polars computes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from streamproc.readable import plain
+from streamproc_consumers.audit.objects import Landed, Piece, of_object, pieces
+
+Aware = Annotated[datetime, msgspec.Meta(tz=True)]
+T = TypeVar("T")
+
+
+class Item(msgspec.Struct, gc=False):
+    """What is read of a place in a list. Names and sources are for people: nothing is computed of them."""
+
+    id: str
+    probability: float
+
+
+class PositionRead(msgspec.Struct, gc=False):
+    """See :class:`streamproc_consumers.recommendation.LogPosition`."""
+
+    shard_id: Annotated[str, msgspec.Meta(pattern="^shardId-[0-9]{1,12}$")]
+    sequence_number: Annotated[str, msgspec.Meta(pattern="^[0-9]{1,129}$")]
+    sub_sequence_number: Annotated[int, msgspec.Meta(ge=0, le=999_999_999)]
+
+
+class ListRead(msgspec.Struct, gc=False):
+    """A :class:`streamproc_consumers.recommendation.Recommendation`, as it is read in bulk: the same fields."""
+
+    recommendation_id: str
+    user_id: str
+    items: list[Item]
+    model_version: str
+    arm: str
+    features_as_of: Aware
+    position: PositionRead
+    event_ts: Aware
+    published_ts: Aware
+    item_snapshot: str
+    fallback: str | None
+    propensity: float = 1.0
+
+
+class Done(msgspec.Struct, gc=False):
+    """What is read of an event."""
+
+    event_id: str
+    event_type: str
+    user_id: str
+    item_id: str
+    ts: Aware
+
+
+class EventRead(msgspec.Struct, gc=False):
+    """A line of the archive; see :class:`streamproc_consumers.archive.ArchivedEvent`."""
+
+    position: PositionRead
+    arrived_at: Aware
+    event: Done
+
+
+class Form(NamedTuple, Generic[T]):
+    """What a place holds: one type of record, and the field that its line begins with."""
+
+    type: type[T]
+    first_field: str
+
+    @property
+    def separator(self) -> bytes:
+        """Begins a record. No string of JSON has it inside: there the quotes are behind backslashes."""
+        return b'{"' + self.first_field.encode() + b'":'
+
+
+LISTS: Form[ListRead] = Form(ListRead, "recommendation_id")
+EVENTS: Form[EventRead] = Form(EventRead, "position")
+
+
+class Bad(NamedTuple):
+    """A line that is no record, or an object that is none of these."""
+
+    kind: str
+    number: int
+    #: From 1; 0 means the whole object.
+    line: int
+    why: str
+
+
+class Read(NamedTuple, Generic[T]):
+    """The records of a piece."""
+
+    piece: Piece
+    records: list[T]
+    #: Their lines, joined, one a record.
+    text: bytes
+    #: The line of the first record, where each has one and they follow each other, else the line of each.
+    lines: int | list[int]
+    bad: list[Bad]
+
+
+TRUNCATED, FOREIGN, NOT_JSON, SCHEMA = "truncated_object", "foreign_object", "unreadable_line", "unknown_schema"
+_MISSING = re.compile(r"missing required field `[^`]+`( - at `[^`]+`)?")
+
+
+class Reader(Generic[T]):
+    """Reads all objects of a place."""
+
+    def __init__(self, form: Form[T]) -> None:
+        self._form = form
+        self._decoder = msgspec.json.Decoder(form.type)
+        self._joint = b"}" + form.separator
+
+    def read(self, objects: Sequence[Landed]) -> Iterator[Read[T]]:
+        """Piece by piece, in the order of the objects. A foreign object is passed over after its first piece."""
+        line, foreign = 1, -1
+        for piece in pieces(objects, self._form.separator):
+            if piece.is_first:
+                line = 1
+            elif piece.number == foreign:
+                yield Read(piece._replace(text=b""), [], b"", 1, [])
+                continue
+            read, line = self._piece(piece, line)
+            if read.bad and read.bad[0].kind == FOREIGN:
+                foreign = piece.number
+            yield read
+
+    def lines_of(self, number: int, landed: Landed, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
+        """These lines of one object again, with their numbers."""
+        line = 1
+        for piece in of_object(number, landed, self._form.separator):
+            for text in self._split(piece.text):
+                if line in wanted:
+                    yield line, text
+                line += 1
+
+    def _split(self, text: bytes) -> list[bytes]:
+        if self._joint in text:
+            text = text.replace(self._joint, b"}\n" + self._form.separator)
+        lines = text.split(b"\n")
+        return lines[:-1] if not lines[-1] else lines
+
+    def _piece(self, piece: Piece, line: int) -> tuple[Read[T], int]:
+        text = piece.text
+        if piece.is_first and piece.is_last and not text and not piece.cut:
+            return Read(piece, [], b"", line, [Bad(TRUNCATED, piece.number, 0, "the object is empty")]), line
+        if self._joint in text:
+            text = text.replace(self._joint, b"}\n" + self._form.separator)
+        count = text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
+        if piece.cut is None:
+            try:
+                records = self._decoder.decode_lines(text)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass
+            else:
+                if len(records) == count:
+                    return Read(piece, records, text, line, []), line + count
+        return self._one_by_one(piece, text, line), line + count
+
+    def _one_by_one(self, piece: Piece, text: bytes, line: int) -> Read[T]:
+        records: list[T] = []
+        texts: list[bytes] = []
+        numbers: list[int] = []
+        bad: list[Bad] = []
+        lines = self._split(text)
+        for number, each in enumerate(lines, line):
+            if not each.strip():
+                continue
+            try:
+                records.append(self._decoder.decode(each))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                ends_here = piece.is_last and number == line + len(lines) - 1 and not text.endswith(b"\n")
+                if not (ends_here and piece.cut):
+                    bad.append(self._judged(piece, number, each, error, ends_here=ends_here))
+            else:
+                texts.append(each)
+                numbers.append(number)
+        if piece.is_first and not records and self._form.first_field.encode() not in text[:65536] and text:
+            why = f"no line of it has a {self._form.first_field}; it begins with {plain(repr(text[:40])[2:-1])}"
+            return Read(piece, [], b"", line, [Bad(FOREIGN, piece.number, 0, why)])
+        if piece.cut is not None:
+            bad.append(Bad(TRUNCATED, piece.number, 0, piece.cut))
+        return Read(piece, records, b"\n".join(texts), numbers, bad)
+
+    def _judged(self, piece: Piece, number: int, text: bytes, error: Exception, *, ends_here: bool) -> Bad:
+        if isinstance(error, msgspec.ValidationError) and _is_json(text):
+            found = _MISSING.search(str(error))
+            return Bad(SCHEMA, piece.number, number, found[0] if found else str(error))
+        if ends_here:
+            return Bad(TRUNCATED, piece.number, number, "the last line is cut")
+        return Bad(NOT_JSON, piece.number, number, f"not JSON: {plain(str(error))}")
+
+
+def _is_json(text: bytes) -> bool:
+    """Whether it is JSON to its end: msgspec tells the first fault that it meets, and that may come before the cut."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def records_of(form: Form[Any], text: bytes) -> Any:
+    """One line again, as it was read."""
+    return msgspec.json.decode(text, type=form.type)

@@ -1,0 +1,206 @@
+"""What landed, in pieces of lines: the next piece is fetched and decompressed while this one is read.
+
+Objects are fetched with boto3 as everything here is: one way to find credentials, regions and a local stack's endpoint,
+one translation of errors. Polars' own reader of S3 has its own of each.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Full, Queue
+from typing import Any, NamedTuple
+
+from streamproc.aws import aws_client
+from streamproc.errors import SettingsError, translated
+
+_S3 = "s3://"
+_GZIP = b"\x1f\x8b"
+#: Bytes of text in a piece, and of an object's bytes that are asked for at once.
+PIECE_BYTES = 8 * 1024 * 1024
+_READ_BYTES = 2 * 1024 * 1024
+#: Pieces that wait to be read. Three of them, and the one that is read, are all that is held of the text.
+_AHEAD = 3
+
+
+class Landed(NamedTuple):
+    """One object, or one file."""
+
+    name: str
+    #: As it is stored, compressed or not.
+    size: int
+    #: S3's LastModified, which is when the object was complete.
+    modified: datetime
+
+
+class Piece(NamedTuple):
+    """A part of an object's text, cut between lines."""
+
+    #: Index of the object in the listing.
+    number: int
+    text: bytes
+    #: How many bytes of the object, as it is stored, were read for it.
+    stored_bytes: int
+    is_first: bool
+    is_last: bool
+    #: Why the text ends before the object does; None where it does not.
+    cut: str | None = None
+
+
+def listed(address: str) -> list[Landed]:
+    """What there is below ``s3://bucket/prefix``, in a folder, or the one file. Raises SettingsError for nothing."""
+    found = list(_objects(address) if address.startswith(_S3) else _files(Path(address)))
+    if not found:
+        raise SettingsError(f"nothing has landed in {address} yet: check the bucket and the prefix, or the folder")
+    return found
+
+
+def pieces(objects: Sequence[Landed], separator: bytes) -> Iterator[Piece]:
+    """The text of all objects in their order. ``separator`` begins a record where no newline does: ``{"field":``.
+
+    A thread fetches ahead; it ends with this iterator. Raises what reading raises.
+    """
+    queue: Queue[Piece | BaseException | None] = Queue(_AHEAD)
+    stopped = threading.Event()
+
+    def put(piece: Piece | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                return queue.put(piece, timeout=0.2)
+            except Full:
+                continue
+
+    def fetch() -> None:
+        try:
+            for number, each in enumerate(objects):
+                for piece in of_object(number, each, separator):
+                    put(piece)
+                    if stopped.is_set():
+                        return
+            put(None)
+        except BaseException as error:  # noqa: BLE001  # raised again where the pieces are read
+            put(error)
+
+    thread = threading.Thread(target=fetch, name="audit-fetch", daemon=True)
+    thread.start()
+    try:
+        while (piece := queue.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def of_object(number: int, landed: Landed, separator: bytes) -> Iterator[Piece]:
+    """The text of one object; there is always a last piece, which may be empty."""
+    cutter = _Cutter(separator)
+    first, taken, why = True, 0, None
+    text = _Text()
+    for block in _blocks(landed):
+        taken += len(block)
+        for part in text.add(block):
+            if piece := cutter.add(part):
+                yield Piece(number, piece, taken, first, is_last=False)
+                first, taken = False, 0
+        if text.broken:
+            break
+    why = text.broken or text.unfinished()
+    yield Piece(number, cutter.rest(), taken, first, is_last=True, cut=why)
+
+
+class _Text:
+    """The decompressed bytes of an object: gzip, of one or many members, or plain, as its first bytes tell."""
+
+    def __init__(self) -> None:
+        self._gzip: Any = None
+        self._begun = False
+        self.broken: str | None = None
+
+    def add(self, block: bytes) -> Iterator[bytes]:
+        if not self._begun:
+            self._begun = True
+            self._gzip = zlib.decompressobj(31) if block.startswith(_GZIP) else None
+        if self._gzip is None:
+            yield block
+            return
+        try:
+            while block:
+                if self._gzip.eof:
+                    if not block.strip(b"\0"):  # padding after the last member is allowed
+                        return
+                    self._gzip = zlib.decompressobj(31)
+                yield self._gzip.decompress(block, PIECE_BYTES)
+                block = self._gzip.unconsumed_tail or self._gzip.unused_data
+        except zlib.error as error:
+            self.broken = f"cannot be decompressed: {error}"
+
+    def unfinished(self) -> str | None:
+        return "the gzip stream is cut" if self._gzip is not None and not self._gzip.eof else None
+
+
+class _Cutter:
+    """Collects text to pieces that end with a record."""
+
+    def __init__(self, separator: bytes) -> None:
+        self._joint = b"}" + separator
+        self._parts: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, part: bytes) -> bytes | None:
+        self._parts.append(part)
+        self._bytes += len(part)
+        if self._bytes < PIECE_BYTES:
+            return None
+        text = b"".join(self._parts)
+        cut = text.rfind(b"\n") + 1 or text.rfind(self._joint) + 1
+        if not cut and len(text) > 2 * PIECE_BYTES:
+            cut = len(text)  # Firehose's records end at 1 MB: this is something else, and is not to be held as a whole
+        self._parts, self._bytes = [text[cut:]], len(text) - cut
+        return text[:cut] or None
+
+    def rest(self) -> bytes:
+        return b"".join(self._parts)
+
+
+def _files(path: Path) -> Iterator[Landed]:
+    if not path.exists():
+        raise SettingsError(f"{path} does not exist: give a file, a folder, or s3://bucket/prefix")
+    for file in [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file()):
+        status = file.stat()
+        yield Landed(str(file), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def _objects(address: str) -> Iterator[Landed]:
+    bucket, _, prefix = address.removeprefix(_S3).partition("/")
+    if not bucket:
+        raise SettingsError(f"{address!r} names no bucket: write s3://bucket/prefix")
+    client = aws_client("s3")
+    with translated(f"listing {address}"):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for item in page.get("Contents", []):
+                # Consoles make a "folder" by an empty object of its name.
+                if not (item["Key"].endswith("/") and not item["Size"]):
+                    yield Landed(f"{_S3}{bucket}/{item['Key']}", item["Size"], item["LastModified"])
+
+
+def _blocks(landed: Landed) -> Iterator[bytes]:
+    if not landed.name.startswith(_S3):
+        try:
+            with Path(landed.name).open("rb") as file:
+                while block := file.read(_READ_BYTES):
+                    yield block
+        except OSError as error:
+            raise SettingsError(f"{landed.name} cannot be read: {error.strerror}") from error
+        return
+    bucket, _, key = landed.name.removeprefix(_S3).partition("/")
+    with translated(f"reading {landed.name}"):
+        answer: Any = aws_client("s3").get_object(Bucket=bucket, Key=key)
+        with closing(answer["Body"]) as body:
+            while block := body.read(_READ_BYTES):
+                yield block

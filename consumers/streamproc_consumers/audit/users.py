@@ -1,0 +1,156 @@
+"""What is compared within a user: the order of their lists, events without a list, and what they did after a list."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from streamproc_consumers.audit.answers import Answers
+from streamproc_consumers.audit.columns import position_of
+from streamproc_consumers.audit.figures import lag_from, lag_of
+from streamproc_consumers.audit.objects import Landed
+from streamproc_consumers.audit.report import Answered, Findings, Lag
+from streamproc_consumers.audit.spill import Spill
+
+_LISTS = ["user", "place", "known", "event", "published", "id", "object", "line", "version", "arm", "items"]
+_EVENTS = ["user", "place", "id", "item", "type", "at", "arrived", "object", "line"]
+#: Behind every place.
+END = "~"
+
+
+class Users:
+    """Lists and events go to partitions by their user; each partition is then judged.
+
+    *Covered* is an event with a list of its user at its position or beyond. *Due* is one that the library promises to
+    have covered: at or before the checkpoint of its shard. Without checkpoints the last published position of its
+    shard stands for it. ``checkpoints`` are places by shard number (12 digits), END where the shard was read to its end.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        partitions: int,
+        *,
+        window_seconds: float,
+        checkpoints: Mapping[str, str] | None,
+        put_aside: Collection[str],
+        landed_before: int,
+    ) -> None:
+        self._lists = Spill(folder / "lists", "user", partitions)
+        self._events = Spill(folder / "events", "user", partitions)
+        self._window_seconds = window_seconds
+        self._checkpoints = checkpoints
+        self._put_aside = list(put_aside)
+        self._landed_before = landed_before
+        self._published_up_to: dict[str, str] = {}
+        self._archive_items: pl.Series | None = None
+        self.events = self.count = 0
+        self.of_group: Counter[tuple[str, str]] = Counter()
+        self.answered: list[Answered] = []
+        self.arrival_to_published: Lag | None = None
+
+    @property
+    def archived_items(self) -> pl.Series | None:
+        """Hashes of the items in the archive."""
+        return self._archive_items
+
+    def add_lists(self, frame: pl.DataFrame) -> None:
+        """Note the lists of a frame."""
+        self._lists.add(frame.select(_LISTS))
+        for shard, place in frame.group_by("shard").agg(pl.col("place").max()).iter_rows():
+            self._published_up_to[shard] = max(place, self._published_up_to.get(shard, ""))
+
+    def add_events(self, frame: pl.DataFrame) -> None:
+        """Note archived events."""
+        self._events.add(frame.select(_EVENTS))
+        self.events += frame.height
+        items = frame["item"].unique()
+        self._archive_items = items if self._archive_items is None else self._archive_items.append(items).unique()
+
+    def judge(self, objects: Sequence[Landed], archived: Sequence[Landed], findings: Findings) -> None:
+        """Tell the findings, and count."""
+        answers, arrivals = Answers(self._window_seconds), []
+        for lists, events in zip(self._lists.read(), self._events.read(), strict=True):
+            if lists is not None:
+                self._order(lists, objects, findings)
+                self.count += lists["user"].n_unique()
+                for version, arm, users in lists.group_by("version", "arm").agg(pl.col("user").n_unique()).iter_rows():
+                    self.of_group[version, arm] += users
+            if events is not None:
+                # Archived twice is one event, and a producer's duplicate changes nothing: no list is of it.
+                events = events.sort("place").unique("place", keep="first", maintain_order=True)
+                events = events.unique(["user", "id"], keep="first", maintain_order=True)
+                self._gaps(lists, events, archived, findings)
+                if lists is not None:
+                    lists = lists.sort("published").unique("id", keep="first", maintain_order=True)
+                    answers.add(lists, events)
+                    both = lists.join(events.select("user", "place", "arrived"), on=["user", "place"])
+                    if both.height:
+                        arrivals.append(lag_of(both["published"] - both["arrived"]))
+        self.answered = answers.told()
+        self.arrival_to_published = lag_from(arrivals)
+
+    def _order(self, lists: pl.DataFrame, objects: Sequence[Landed], findings: Findings) -> None:
+        # Most users' lists are in their order already; comparing neighbours as they landed is much cheaper than sorting.
+        there = lists.select("user", "place", "known", "object", "line").sort("user", maintain_order=True)
+        same = pl.col("user") == pl.col("user").shift()
+        back = there.filter(same & (pl.col("place") < pl.col("place").shift()))
+        inside = there.filter(
+            same & (pl.col("object") == pl.col("object").shift()) & (pl.col("place") < pl.col("place").shift())
+        )
+        findings.add("rewind", inside.height, _where(inside.head(findings.wanted("rewind")), objects))
+        if back.height:
+            moved = there.join(back.select("user"), on="user", how="semi").sort("user", "place")
+            there = pl.concat([there.join(back.select("user"), on="user", how="anti"), moved])
+        forgets = there.filter(same & (pl.col("known") < pl.col("known").shift()))
+        findings.add(
+            "features_backwards", forgets.height, _where(forgets.head(findings.wanted("features_backwards")), objects)
+        )
+
+    def _gaps(
+        self, lists: pl.DataFrame | None, events: pl.DataFrame, archived: Sequence[Landed], findings: Findings
+    ) -> None:
+        last = (
+            pl.DataFrame({"user": [], "last": []}, schema={"user": pl.UInt64, "last": pl.String})
+            if lists is None
+            else lists.group_by("user").agg(pl.col("place").max().alias("last"))
+        )
+        # What is behind another event of its user goes with it: only the last ones can be beyond every list.
+        open_ = events.join(last, on="user", how="left").filter(
+            (pl.col("last").is_null() | (pl.col("place") > pl.col("last"))) & ~pl.col("place").is_in(self._put_aside)
+        )
+        if not open_.height:
+            return
+        limits = self._limits(open_["place"].str.head(12).unique().to_list())
+        up_to = pl.col("place").str.head(12).replace_strict(limits, return_dtype=pl.String)
+        due = (pl.col("place") <= up_to) & (pl.col("arrived") <= self._landed_before)
+        missing = open_.filter(due).sort("place")
+        findings.add("not_judged_yet", open_.height - missing.height, [])
+        findings.add(
+            "missing_position",
+            missing.height,
+            [
+                f"{position_of(place)}: {archived[at].name}, line {line}"
+                for place, at, line in missing.head(findings.wanted("missing_position"))
+                .select("place", "object", "line")
+                .iter_rows()
+            ],
+        )
+
+    def _limits(self, shards: Sequence[str]) -> dict[str, str]:
+        """The last place of each shard that is due."""
+        if self._checkpoints is None:
+            return {shard: self._published_up_to.get(shard, "") for shard in shards}
+        # A lease that is gone was read to its end, and its children's are there: no other is deleted.
+        first = min(self._checkpoints, default="")
+        return {shard: self._checkpoints.get(shard, END if shard < first else "") for shard in shards}
+
+
+def _where(lines: pl.DataFrame, objects: Sequence[Landed]) -> list[str]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for at, line in lines.select("object", "line").iter_rows():
+        found[objects[at].name].append(str(line))
+    return [f"{name}, line {line}" for name, of_object in found.items() for line in of_object]
