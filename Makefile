@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload clean
+.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload bench-audit clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
@@ -63,6 +63,9 @@ bench-producer: $(STAMP) ## Measure what sending an event costs, beside aws-kine
 
 bench-reload: $(STAMP) ## Measure what a reload of the model adds to batches
 	@$(BIN)/python benchmarks/reload.py $(ARGS)
+
+bench-audit: $(STAMP) ## Measure streamproc audit on 2 GB with planted faults
+	@$(BIN)/python -m benchmarks.audit $(ARGS)
 
 clean: ## Remove what was built; .venv and .uv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

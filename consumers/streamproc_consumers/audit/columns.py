@@ -2,50 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BytesIO
-from itertools import chain
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import polars as pl
 
-from streamproc_consumers.audit.lines import EventRead, ListRead, PositionRead, Read
+from streamproc_consumers.audit.lines import EventRead, ListRead, Read
 from streamproc_consumers.audit.objects import Landed
 
 T = TypeVar("T")
 
-#: Text whose records become one frame: small objects share one, so that their number costs little.
-_FRAME_BYTES = 8 * 1024 * 1024
+#: Text whose records become one frame.
+_FRAME_BYTES = 16 * 1024 * 1024
+#: Text whose lines are hashed at once: a core's caches hold it.
+_HASHED_BYTES = 2 * 1024 * 1024
 #: Replays write the time anew; the rest of a list's line is the same again.
 _PUBLISHED = r'"published_ts":"[^"]*"'
 TIME = pl.Datetime("us", "UTC")
 
 
-def frames(
-    reads: Iterable[Read[T]],
-    frame_of: Callable[[Sequence[Read[T]], Sequence[Landed]], pl.DataFrame],
-    objects: Sequence[Landed],
-    seen: Callable[[Read[T]], None],
-) -> Iterator[pl.DataFrame]:
-    """The records in frames of some megabytes of text; ``seen`` is told of every piece."""
-    held: list[Read[T]] = []
-    held_bytes = 0
-    for read in reads:
-        seen(read)
+class Rows(Generic[T]):
+    """Records, taken apart as they come. Objects share a frame, so that many small ones cost little."""
+
+    #: Whether the lines are compared by their hash.
+    _hashed: ClassVar[bool] = False
+
+    def __init__(self, objects: Sequence[Landed]) -> None:
+        self._objects = objects
+        self._columns: list[list[Any]] = []
+        self._where: list[Read[T]] = []
+        self._texts: list[bytes] = []
+        self._contents: list[pl.Series] = []
+        self._text_bytes = self._hashed_bytes = 0
+
+    def add(self, read: Read[T]) -> pl.DataFrame | None:
+        """Add the records of a piece; the frame of all since the last one, once there are enough."""
         if read.records:
-            held.append(read)
-            held_bytes += len(read.text)
-            if held_bytes >= _FRAME_BYTES:
-                yield frame_of(held, objects)
-                held, held_bytes = [], 0
-    if held:
-        yield frame_of(held, objects)
+            columns = self._taken(read.records)
+            if self._columns:
+                for column, more in zip(self._columns, columns, strict=True):
+                    column += more
+            else:
+                self._columns = columns
+            self._texts.append(read.text if read.text.endswith(b"\n") else read.text + b"\n")
+            self._text_bytes += len(read.text)
+            if self._text_bytes - self._hashed_bytes >= _HASHED_BYTES:
+                self._hash()
+            self._where.append(read._replace(records=[], text=b"", count=len(read.records)))
+        return self.rest() if self._text_bytes >= _FRAME_BYTES else None
+
+    def rest(self) -> pl.DataFrame | None:
+        """The frame of what was added since the last one."""
+        if not self._columns:
+            return None
+        self._hash()
+        frame = self._frame(self._columns)
+        self._columns, self._where, self._contents, self._text_bytes, self._hashed_bytes = [], [], [], 0, 0
+        return frame
+
+    def _taken(self, records: list[T]) -> list[list[Any]]:
+        """The columns of some records."""
+        raise NotImplementedError
+
+    def _frame(self, columns: list[list[Any]]) -> pl.DataFrame:
+        raise NotImplementedError
+
+    def _places(self) -> dict[str, pl.Series]:
+        """``object`` and ``line`` of every record."""
+        objects = [pl.repeat(read.piece.number, read.count, dtype=pl.UInt32, eager=True) for read in self._where]
+        lines = [
+            pl.int_range(read.lines, read.lines + read.count, dtype=pl.UInt32, eager=True)
+            if isinstance(read.lines, int)
+            else pl.Series(read.lines, dtype=pl.UInt32)
+            for read in self._where
+        ]
+        return {"object": pl.concat(objects), "line": pl.concat(lines)}
+
+    def _landed(self) -> pl.Series:
+        times = [round(self._objects[read.piece.number].modified.timestamp() * 1e6) for read in self._where]
+        return pl.concat(
+            [pl.repeat(at, read.count, dtype=pl.Int64, eager=True) for at, read in zip(times, self._where, strict=True)]
+        )
+
+    def _hash(self) -> None:
+        """Hash the lines that came since the last time, and let their text go."""
+        if self._hashed and self._texts:
+            self._contents.append(_contents(b"".join(self._texts)))
+        self._texts, self._hashed_bytes = [], self._text_bytes
 
 
-def lists_frame(
-    reads: Sequence[Read[ListRead]], objects: Sequence[Landed], *, whole: bool = False
-) -> pl.DataFrame:
+class ListRows(Rows[ListRead]):
     """One row a list.
 
     ``object`` and ``line``: where; ``id``, ``user``: hashes; ``content``: of the line without the time of publication;
@@ -53,55 +100,100 @@ def lists_frame(
     first of features_as_of; ``landed``: of the object; ``items``: hashes in the order of the ranks; ``top``: the
     probability of the first item. ``whole`` adds what only a table of the lists needs.
     """
-    records = list(chain.from_iterable(read.records for read in reads))
-    items = [record.items for record in records]
-    frame = pl.DataFrame(
-        {
-            **_where(reads),
-            "id": pl.Series([each.recommendation_id for each in records], dtype=pl.String).hash(),
-            "content": _content(reads, len(records)),
-            "user": pl.Series([each.user_id for each in records], dtype=pl.String).hash(),
-            **_position([each.position for each in records]),
-            "known": _micros([each.features_as_of.timestamp() for each in records]),
-            "event": _micros([each.event_ts.timestamp() for each in records]),
-            "published": _micros([each.published_ts.timestamp() for each in records]),
-            "landed": _landed(reads, objects),
-            "version": pl.Series([each.model_version for each in records], dtype=pl.String),
-            "arm": pl.Series([each.arm for each in records], dtype=pl.String),
-            "propensity": pl.Series([each.propensity for each in records], dtype=pl.Float64),
-            "fallback": pl.Series([each.fallback for each in records], dtype=pl.String),
-            "top": pl.Series([each[0].probability if each else None for each in items], dtype=pl.Float64),
-            "items": _hashes([len(each) for each in items], [item.id for each in items for item in each]),
-        }
-    ).with_columns(
-        _placed(), pl.col("published").cast(TIME).dt.date().alias("day"), pl.col("items").list.len().alias("places")
-    )
-    if not whole:
-        return frame
-    return frame.with_columns(
-        pl.Series("recommendation_id", [each.recommendation_id for each in records], dtype=pl.String),
-        pl.Series("user_id", [each.user_id for each in records], dtype=pl.String),
-        pl.Series("item_ids", [[item.id for item in each] for each in items], dtype=pl.List(pl.String)),
-        pl.Series("probabilities", [[item.probability for item in each] for each in items], dtype=pl.List(pl.Float64)),
-    )
+
+    _hashed = True
+
+    def __init__(self, objects: Sequence[Landed], *, whole: bool = False) -> None:
+        super().__init__(objects)
+        self._whole = whole
+
+    def _taken(self, records: list[ListRead]) -> list[list[Any]]:
+        items = [each.items for each in records]
+        positions = [each.position for each in records]
+        return [
+            [each.recommendation_id for each in records],
+            [each.user_id for each in records],
+            [each.shard_id for each in positions],
+            [each.sequence_number for each in positions],
+            [each.sub_sequence_number for each in positions],
+            [each.features_as_of.timestamp() for each in records],
+            [each.event_ts.timestamp() for each in records],
+            [each.published_ts.timestamp() for each in records],
+            [each.model_version for each in records],
+            [each.arm for each in records],
+            [each.propensity for each in records],
+            [each.fallback for each in records],
+            [each[0].probability if each else None for each in items],
+            [len(each) for each in items],
+            [item.id for each in items for item in each],
+            [item.probability for each in items for item in each] if self._whole else [],
+        ]
+
+    def _frame(self, columns: list[list[Any]]) -> pl.DataFrame:
+        ids, users, shards, sequences, subs, known, event, published, versions, arms, *more = columns
+        propensities, fallbacks, tops, lengths, items, probabilities = more
+        ids, users, items = pl.Series(ids, dtype=pl.String), pl.Series(users, dtype=pl.String), _text(items)
+        frame = pl.DataFrame(
+            {
+                **self._places(),
+                "id": ids.hash(),
+                "content": pl.concat(self._contents),
+                "user": users.hash(),
+                **_position(shards, sequences, subs),
+                "known": _micros(known),
+                "event": _micros(event),
+                "published": _micros(published),
+                "landed": self._landed(),
+                "version": _text(versions),
+                "arm": _text(arms),
+                "propensity": pl.Series(propensities, dtype=pl.Float64),
+                "fallback": _text(fallbacks),
+                "top": pl.Series(tops, dtype=pl.Float64),
+                "places": pl.Series(lengths, dtype=pl.UInt32),
+                "items": _in_lists(lengths, items.hash()),
+            }
+        ).with_columns(_placed(), pl.col("published").cast(TIME).dt.date().alias("day"))
+        if not self._whole:
+            return frame
+        return frame.with_columns(
+            ids.alias("recommendation_id"),
+            users.alias("user_id"),
+            _in_lists(lengths, items).alias("item_ids"),
+            _in_lists(lengths, pl.Series(probabilities, dtype=pl.Float64)).alias("probabilities"),
+        )
 
 
-def events_frame(reads: Sequence[Read[EventRead]], objects: Sequence[Landed]) -> pl.DataFrame:
-    """One row an archived event; columns as of :func:`lists_frame`. ``id`` is of the event, ``at`` its time."""
-    del objects
-    records = list(chain.from_iterable(read.records for read in reads))
-    return pl.DataFrame(
-        {
-            **_where(reads),
-            "id": pl.Series([each.event.event_id for each in records], dtype=pl.String).hash(),
-            "user": pl.Series([each.event.user_id for each in records], dtype=pl.String).hash(),
-            "item": pl.Series([each.event.item_id for each in records], dtype=pl.String).hash(),
-            "type": pl.Series([each.event.event_type for each in records], dtype=pl.String),
-            **_position([each.position for each in records]),
-            "at": _micros([each.event.ts.timestamp() for each in records]),
-            "arrived": _micros([each.arrived_at.timestamp() for each in records]),
-        }
-    ).with_columns(_placed())
+class EventRows(Rows[EventRead]):
+    """One row an archived event; columns as of :class:`ListRows`. ``id`` is of the event, ``at`` its time."""
+
+    def _taken(self, records: list[EventRead]) -> list[list[Any]]:
+        positions, events = [each.position for each in records], [each.event for each in records]
+        return [
+            [each.shard_id for each in positions],
+            [each.sequence_number for each in positions],
+            [each.sub_sequence_number for each in positions],
+            [each.arrived_at.timestamp() for each in records],
+            [each.ts.timestamp() for each in events],
+            [each.event_id for each in events],
+            [each.user_id for each in events],
+            [each.item_id for each in events],
+            [each.event_type for each in events],
+        ]
+
+    def _frame(self, columns: list[list[Any]]) -> pl.DataFrame:
+        shards, sequences, subs, arrived, at, ids, users, items, types = columns
+        return pl.DataFrame(
+            {
+                **self._places(),
+                "id": _text(ids).hash(),
+                "user": _text(users).hash(),
+                "item": _text(items).hash(),
+                "type": _text(types),
+                **_position(shards, sequences, subs),
+                "at": _micros(at),
+                "arrived": _micros(arrived),
+            }
+        ).with_columns(_placed())
 
 
 def place_of(shard_id: str, sequence_number: str, sub_sequence_number: int) -> str:
@@ -126,59 +218,38 @@ def _placed() -> pl.Expr:
     ).alias("place")
 
 
-def _position(positions: list[PositionRead]) -> dict[str, pl.Series]:
+def _contents(text: bytes) -> pl.Series:
+    # JSON has no control character inside a line, so none of them is split, and a quote means nothing.
+    options: dict[str, Any] = {"has_header": False, "separator": "\x01", "quote_char": None}
+    try:
+        lines = pl.read_csv(text, schema={"line": pl.String}, **options)["line"]
+    except pl.exceptions.PolarsError:  # what msgspec passes over may be no UTF-8
+        lines = pl.Series(text.decode(errors="backslashreplace").split("\n")[:-1])
+    return lines.str.replace(_PUBLISHED, "").hash()
+
+
+def _text(values: list[str | None]) -> pl.Series:
+    return pl.Series(values, dtype=pl.String)
+
+
+def _position(shards: list[str], sequences: list[str], subs: list[int]) -> dict[str, pl.Series]:
     return {
-        "shard": pl.Series([each.shard_id for each in positions], dtype=pl.String).str.slice(8).str.zfill(12),
-        "sequence": pl.Series([each.sequence_number for each in positions], dtype=pl.String),
-        "sub": pl.Series([each.sub_sequence_number for each in positions], dtype=pl.Int64),
+        "shard": pl.Series(shards, dtype=pl.String).str.slice(8).str.zfill(12),
+        "sequence": pl.Series(sequences, dtype=pl.String),
+        "sub": pl.Series(subs, dtype=pl.Int64),
     }
-
-
-def _where(reads: Sequence[Read[Any]]) -> dict[str, pl.Series]:
-    objects = [pl.repeat(read.piece.number, len(read.records), dtype=pl.UInt32, eager=True) for read in reads]
-    lines = [
-        pl.int_range(read.lines, read.lines + len(read.records), dtype=pl.UInt32, eager=True)
-        if isinstance(read.lines, int)
-        else pl.Series(read.lines, dtype=pl.UInt32)
-        for read in reads
-    ]
-    return {"object": pl.concat(objects), "line": pl.concat(lines)}
-
-
-def _landed(reads: Sequence[Read[Any]], objects: Sequence[Landed]) -> pl.Series:
-    return pl.concat(
-        [
-            pl.repeat(
-                round(objects[read.piece.number].modified.timestamp() * 1e6), len(read.records), dtype=pl.Int64, eager=True
-            )
-            for read in reads
-        ]
-    )
 
 
 def _micros(seconds: list[float]) -> pl.Series:
     return (pl.Series(seconds, dtype=pl.Float64) * 1e6).round().cast(pl.Int64)
 
 
-def _content(reads: Sequence[Read[Any]], records: int) -> pl.Series:
-    text = b"".join(read.text if read.text.endswith(b"\n") else read.text + b"\n" for read in reads)
-    # JSON has no control character inside a line, so none of them is split, and a quote means nothing.
-    options: dict[str, Any] = {"has_header": False, "separator": "\x01", "quote_char": None}
-    try:
-        lines = pl.read_csv(BytesIO(text), schema={"line": pl.String}, **options)["line"]
-    except pl.exceptions.PolarsError:  # what msgspec passes over may be no UTF-8
-        lines = pl.Series(text.decode(errors="backslashreplace").split("\n")[:-1])
-    if len(lines) != records:
-        raise AssertionError(f"{len(lines)} lines of {records} records")
-    return lines.str.replace(_PUBLISHED, "").hash()
-
-
-def _hashes(lengths: list[int], ids: list[str]) -> pl.Series:
-    hashes = pl.Series(ids, dtype=pl.String).hash()
+def _in_lists(lengths: list[int], values: pl.Series) -> pl.Series:
+    """The values, so many in each list."""
     if lengths and lengths[0] and lengths.count(lengths[0]) == len(lengths):
-        return hashes.reshape((len(lengths), lengths[0])).cast(pl.List(pl.UInt64))
+        return values.reshape((len(lengths), lengths[0])).cast(pl.List(values.dtype))
     rows = np.arange(len(lengths), dtype=np.uint32)
-    places = pl.DataFrame({"row": np.repeat(rows, lengths), "items": hashes})
-    lists = places.group_by("row", maintain_order=True).agg("items")
+    places = pl.DataFrame({"row": np.repeat(rows, lengths), "values": values})
+    lists = places.group_by("row", maintain_order=True).agg("values")
     every = pl.DataFrame({"row": rows}).join(lists, on="row", how="left", maintain_order="left")
-    return every["items"].fill_null([])
+    return every["values"].fill_null([])

@@ -30,10 +30,14 @@ _NEEDED = ("polars", "jinja2")
 @click.option("--archive", help="Where the archive landed: finds events without a list, and joins what users did.")
 @click.option("--checkpoints", "application", help="The recommender's application name: its leases tell what is due.")
 @click.option("--stream", help="Its stream, with --checkpoints: dead letters are then left out of what is due.")
-@click.option("--settle", default="15m", show_default=True, help="Events that arrived later are not due: Firehose waits.")
+@click.option(
+    "--settle", default="15m", show_default=True, help="Events that arrived later are not due: Firehose waits."
+)
 @click.option("--window", default="24h", show_default=True, help="How long a list can be answered.")
 @click.option("--examples", type=click.IntRange(1, 1000), default=10, show_default=True, help="Places shown of a kind.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here, too.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report here, too."
+)
 @click.option("--html", "html_path", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots.")
 @click.option(
     "--parquet", type=click.Path(path_type=Path, file_okay=False), help="Write the lists as Parquet to a new folder."
@@ -200,7 +204,7 @@ def share_text(share: Interval) -> str:
 def _findings(what: str, found: list[Finding]) -> None:
     if not found:
         return
-    table = table_of(what, "count", "", "first")
+    table = table_of(what, "count", "", "where")
     for each in found:
         table.add_row(each.kind, f"{each.count:,}", each.meaning, "\n".join(map(plain, each.examples)))
     _section(table)

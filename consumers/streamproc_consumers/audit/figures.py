@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -139,7 +140,7 @@ class Figures:
             first, last = (_histogram(scores.filter(pl.col("day") == day)) for day in (days[0], days[-1]))
             found.append(drift_of(f"{days[0]}", f"{days[-1]}", first, last))
         begun = scores.group_by("version").agg(pl.col("day").min()).sort("day", "version")["version"].to_list()
-        for base, other in zip(begun, begun[1:], strict=False):
+        for base, other in pairwise(begun):
             histograms = (_histogram(scores.filter(pl.col("version") == version)) for version in (base, other))
             found.append(drift_of(base, other, *histograms))
         return found

@@ -107,6 +107,8 @@ class Read(NamedTuple, Generic[T]):
     #: The line of the first record, where each has one and they follow each other, else the line of each.
     lines: int | list[int]
     bad: list[Bad]
+    #: How many records it had, where they were taken out.
+    count: int = 0
 
 
 TRUNCATED, FOREIGN, NOT_JSON, SCHEMA = "truncated_object", "foreign_object", "unreadable_line", "unknown_schema"

@@ -55,9 +55,7 @@ def render(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    template = environment.from_string(
-        files("streamproc_consumers.audit").joinpath("page.html.j2").read_text("utf-8")
-    )
+    template = environment.from_string(files("streamproc_consumers.audit").joinpath("page.html.j2").read_text("utf-8"))
     return template.render(
         report=report,
         plots=plots(report),

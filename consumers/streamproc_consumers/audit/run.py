@@ -5,9 +5,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from streamproc.errors import SettingsError
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.namespace import Namespace
 from streamproc.stream import stream_created_at
-from streamproc_consumers.audit.columns import events_frame, frames, lists_frame, place_of
+from streamproc_consumers.audit.columns import EventRows, ListRows, Rows, place_of
 from streamproc_consumers.audit.duplicates import Ids
 from streamproc_consumers.audit.figures import Figures
 from streamproc_consumers.audit.lines import EVENTS, LISTS, NOT_JSON, SCHEMA, Form, Read, Reader
@@ -77,29 +76,27 @@ def audit(plan: Plan, begun: Callable[[int], Callable[[int], None]]) -> Report:
         )
         tables = Tables(plan.parquet) if plan.parquet is not None else None
 
-        def seen(read: Read[Any]) -> None:
+        def read(form: Form[Any], rows: Rows[Any], place: list[Landed]) -> Iterator[pl.DataFrame]:
             nonlocal text_bytes
-            text_bytes += len(read.piece.text)
-            count(read.piece.stored_bytes)
-
-        def read(form: Form[Any], frame_of: Any, place: list[Landed]) -> Iterable[pl.DataFrame]:
             bad = _BadLines(place, findings)
-
-            def seen_of(read: Read[Any]) -> None:
-                seen(read)
-                bad.add(read)
-
-            yield from frames(Reader(form).read(place), frame_of, place, seen_of)
+            for part in Reader(form).read(place):
+                text_bytes += len(part.piece.text)
+                count(part.piece.stored_bytes)
+                bad.add(part)
+                if (frame := rows.add(part)) is not None:
+                    yield frame
+            if (frame := rows.rest()) is not None:
+                yield frame
             bad.tell()
 
-        for frame in read(LISTS, partial(lists_frame, whole=tables is not None), objects):
+        for frame in read(LISTS, ListRows(objects, whole=tables is not None), objects):
             ids.add(frame)
             users.add_lists(frame)
             figures.add(frame)
             _propensities(frame, objects, findings)
             if tables is not None:
                 tables.add(frame, objects)
-        for frame in read(EVENTS, events_frame, archived):
+        for frame in read(EVENTS, EventRows(archived), archived):
             users.add_events(frame)
         if tables is not None:
             tables.close()

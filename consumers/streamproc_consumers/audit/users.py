@@ -26,7 +26,8 @@ class Users:
 
     *Covered* is an event with a list of its user at its position or beyond. *Due* is one that the library promises to
     have covered: at or before the checkpoint of its shard. Without checkpoints the last published position of its
-    shard stands for it. ``checkpoints`` are places by shard number (12 digits), END where the shard was read to its end.
+    shard stands for it. ``checkpoints`` are places by shard number (12 digits), END where the shard was read to its
+    end.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Users:
         self.arrival_to_published = lag_from(arrivals)
 
     def _order(self, lists: pl.DataFrame, objects: Sequence[Landed], findings: Findings) -> None:
-        # Most users' lists are in their order already; comparing neighbours as they landed is much cheaper than sorting.
+        # Most users' lists are in order as they landed: comparing neighbours is much cheaper than sorting.
         there = lists.select("user", "place", "known", "object", "line").sort("user", maintain_order=True)
         same = pl.col("user") == pl.col("user").shift()
         back = there.filter(same & (pl.col("place") < pl.col("place").shift()))
