@@ -49,7 +49,7 @@ class Rows(Generic[T]):
             self._text_bytes += len(read.text)
             if self._text_bytes - self._hashed_bytes >= _HASHED_BYTES:
                 self._hash()
-            self._where.append(read._replace(records=[], text=b"", count=len(read.records)))
+            self._where.append(read._replace(records=[], text=b"", lines_read=len(read.records)))
         return self.rest() if self._text_bytes >= _FRAME_BYTES else None
 
     def rest(self) -> pl.DataFrame | None:
@@ -70,9 +70,9 @@ class Rows(Generic[T]):
 
     def _places(self) -> dict[str, pl.Series]:
         """``object`` and ``line`` of every record."""
-        objects = [pl.repeat(read.piece.number, read.count, dtype=pl.UInt32, eager=True) for read in self._where]
+        objects = [pl.repeat(read.piece.number, read.lines_read, dtype=pl.UInt32, eager=True) for read in self._where]
         lines = [
-            pl.int_range(read.lines, read.lines + read.count, dtype=pl.UInt32, eager=True)
+            pl.int_range(read.lines, read.lines + read.lines_read, dtype=pl.UInt32, eager=True)
             if isinstance(read.lines, int)
             else pl.Series(read.lines, dtype=pl.UInt32)
             for read in self._where
@@ -82,7 +82,10 @@ class Rows(Generic[T]):
     def _landed(self) -> pl.Series:
         times = [round(self._objects[read.piece.number].modified.timestamp() * 1e6) for read in self._where]
         return pl.concat(
-            [pl.repeat(at, read.count, dtype=pl.Int64, eager=True) for at, read in zip(times, self._where, strict=True)]
+            [
+                pl.repeat(at, read.lines_read, dtype=pl.Int64, eager=True)
+                for at, read in zip(times, self._where, strict=True)
+            ]
         )
 
     def _hash(self) -> None:
@@ -130,9 +133,9 @@ class ListRows(Rows[ListRead]):
         ]
 
     def _frame(self, columns: list[list[Any]]) -> pl.DataFrame:
-        ids, users, shards, sequences, subs, known, event, published, versions, arms, *more = columns
-        propensities, fallbacks, tops, lengths, items, probabilities = more
-        ids, users, items = pl.Series(ids, dtype=pl.String), pl.Series(users, dtype=pl.String), _text(items)
+        id_texts, user_texts, shards, sequences, subs, known, event, published, versions, arms, *more = columns
+        propensities, fallbacks, tops, lengths, item_texts, probabilities = more
+        ids, users, items = _text(id_texts), _text(user_texts), _text(item_texts)
         frame = pl.DataFrame(
             {
                 **self._places(),

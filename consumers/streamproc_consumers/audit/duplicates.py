@@ -59,7 +59,7 @@ class Ids:
         # Id -> what is said under it -> how often, and where first.
         said: defaultdict[str, dict[int, tuple[int, str]]] = defaultdict(dict)
         for (number,), rows in lines.sort("object").group_by("object", maintain_order=True):
-            at = int(number)  # type: ignore[call-overload] # of a column of integers
+            at = int(number)
             for line, text in reader.lines_of(at, objects[at], set(rows["line"])):
                 again = msgspec.json.decode(text, type=Recommendation)
                 content = hash(_said(again))

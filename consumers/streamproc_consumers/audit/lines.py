@@ -107,8 +107,8 @@ class Read(NamedTuple, Generic[T]):
     #: The line of the first record, where each has one and they follow each other, else the line of each.
     lines: int | list[int]
     bad: list[Bad]
-    #: How many records it had, where they were taken out.
-    count: int = 0
+    #: How many records there are, also where they were taken out.
+    lines_read: int = 0
 
 
 TRUNCATED, FOREIGN, NOT_JSON, SCHEMA = "truncated_object", "foreign_object", "unreadable_line", "unknown_schema"
@@ -156,18 +156,21 @@ class Reader(Generic[T]):
         text = piece.text
         if piece.is_first and piece.is_last and not text and not piece.cut:
             return Read(piece, [], b"", line, [Bad(TRUNCATED, piece.number, 0, "the object is empty")]), line
-        if self._joint in text:
-            text = text.replace(self._joint, b"}\n" + self._form.separator)
-        count = text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
-        if piece.cut is None:
-            try:
-                records = self._decoder.decode_lines(text)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                pass
-            else:
-                if len(records) == count:
-                    return Read(piece, records, text, line, []), line + count
-        return self._one_by_one(piece, text, line), line + count
+        if piece.cut is None and (read := self._at_once(piece, text, line)) is not None:
+            return read, line + read.lines_read
+        # Firehose puts nothing between records: where the sender did not, neither is there anything here.
+        joined = text.replace(self._joint, b"}\n" + self._form.separator)
+        if len(joined) > len(text) and piece.cut is None and (read := self._at_once(piece, joined, line)) is not None:
+            return read, line + read.lines_read
+        return self._one_by_one(piece, joined, line), line + _lines_in(joined)
+
+    def _at_once(self, piece: Piece, text: bytes, line: int) -> Read[T] | None:
+        """All lines of the text; None where one is bad or empty."""
+        try:
+            records = self._decoder.decode_lines(text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return Read(piece, records, text, line, [], len(records)) if len(records) == _lines_in(text) else None
 
     def _one_by_one(self, piece: Piece, text: bytes, line: int) -> Read[T]:
         records: list[T] = []
@@ -203,6 +206,10 @@ class Reader(Generic[T]):
         return Bad(NOT_JSON, piece.number, number, f"not JSON: {plain(str(error))}")
 
 
+def _lines_in(text: bytes) -> int:
+    return text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
+
+
 def _is_json(text: bytes) -> bool:
     """Whether it is JSON to its end: msgspec tells the first fault that it meets, and that may come before the cut."""
     try:
@@ -210,8 +217,3 @@ def _is_json(text: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def records_of(form: Form[Any], text: bytes) -> Any:
-    """One line again, as it was read."""
-    return msgspec.json.decode(text, type=form.type)

@@ -120,8 +120,14 @@ def _plot(
             name,
             index % COLORS,
             [
-                Mark(at[place] + (index - (len(points) - 1) / 2) * beside, *(_up(each, most) for each in bounds), text)
-                for place, *bounds, text in marks
+                Mark(
+                    at[place] + (index - (len(points) - 1) / 2) * beside,
+                    _up(value, most),
+                    _up(low, most),
+                    _up(high, most),
+                    text,
+                )
+                for place, value, low, high, text in marks
             ],
         )
         for index, (name, marks) in enumerate(sorted(points.items()))

@@ -42,7 +42,7 @@ class Spill:
         for (number,), rows in frame.partition_by("_part", as_dict=True, include_key=False).items():
             folder = self._folder / f"{number}"
             folder.mkdir(parents=True, exist_ok=True)
-            rows.write_parquet(folder / f"{self._written}.parquet", compression="lz4")
+            rows.write_ipc(folder / f"{self._written}.arrow", compression="uncompressed")
         self._written += 1
 
     def read(self) -> Iterator[pl.DataFrame | None]:
@@ -53,7 +53,7 @@ class Spill:
             return
         self._flush()
         for number in range(self.partitions):
-            files = sorted((self._folder / f"{number}").glob("*.parquet"))
-            yield pl.concat([pl.read_parquet(file) for file in files]) if files else None
+            files = sorted((self._folder / f"{number}").glob("*.arrow"))
+            yield pl.concat([pl.read_ipc(file, memory_map=False) for file in files]) if files else None
             for file in files:
                 file.unlink()

@@ -121,7 +121,8 @@ def land(folder: Path, lines: Sequence[bytes], seed: int = 0) -> list[Path]:
     """Objects of a few lines; plain, gzip of one or two members, or without anything between the records."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    paths, at = [], 0
+    paths: list[Path] = []
+    at = 0
     while at < len(lines):
         part = lines[at : at + rng.randint(1, 20)]
         at += len(part)
