@@ -54,6 +54,6 @@ class Spill:
         self._flush()
         for number in range(self.partitions):
             files = sorted((self._folder / f"{number}").glob("*.arrow"))
-            yield pl.concat([pl.read_ipc(file, memory_map=False) for file in files]) if files else None
+            yield pl.concat([pl.read_ipc(file) for file in files]) if files else None
             for file in files:
                 file.unlink()
