@@ -6,6 +6,7 @@ import sys
 
 #: Commands of the other distributions, so that a missing one can be named.
 _DISTRIBUTION_OF = {
+    "api": "streamproc-consumers[api]",
     "producer": "streamproc-producers[cli]",
     "replay": "streamproc-producers[cli]",
     "simulate": "streamproc-producers[cli]",

@@ -35,6 +35,10 @@ class SettingsError(StreamprocError):
     exit_code = 2
 
 
+class StateUnreadable(SettingsError):
+    """A stored state is not what this library writes. Restore it from a backup, or erase it."""
+
+
 class ApplicationNotFound(StreamprocError):
     """``-A module:app`` names nothing that can be run. Check both names, and the folder that you run it in."""
 

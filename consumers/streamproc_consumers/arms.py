@@ -21,6 +21,7 @@ from streamproc_consumers.facts import ShadowCompared
 from streamproc_consumers.reload import Models, Serving
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import UserState
+from streamproc_models.filters import Filter
 from streamproc_models.registry import ALIASES, SHADOW
 from streamproc_models.scorer import Cascade, Ranked, Scorer
 
@@ -129,9 +130,11 @@ class Ranker:
         experiment: Experiment | None = None,
         clock: Clock | None = None,
         *,
+        filters: Sequence[Filter] = (),
         cascade: Cascade | None = None,
     ) -> None:
         self._models = models
+        self._filters = filters
         self._cascade = cascade
         self._experiment = experiment or Experiment(weights={models.serving.main: 1.0})
         self._clock = clock or SystemClock()
@@ -209,7 +212,7 @@ class Ranker:
         self._scorers = {
             alias: known
             if (known := self._scorers.get(alias)) is not None and known.model is bundle
-            else Scorer(bundle, cascade=self._cascade)
+            else Scorer(bundle, self._filters, cascade=self._cascade)
             for alias, bundle in serving.bundles.items()
         }
         arms = [serving.main, *sorted(self._experiment.weights)]

@@ -12,6 +12,7 @@ from streamproc_models.bundle import calibrated, predict
 from streamproc_models.candidates import candidates, source_names
 from streamproc_models.features import UserState, features_of
 from streamproc_models.features.columns import gather
+from streamproc_models.filters import Filter
 from streamproc_models.matrix import Matrix
 from streamproc_models.scorer import Model
 
@@ -42,8 +43,12 @@ class Explanation(msgspec.Struct, frozen=True):
     reasons: list[Reason]
 
 
-def explain(model: Model, state: UserState, item_ids: Sequence[str]) -> list[Explanation]:
+def explain(
+    model: Model, state: UserState, item_ids: Sequence[str], filters: Sequence[Filter] = ()
+) -> list[Explanation]:
     """Explain these items for this user, in their order; those that are no candidates are left out.
+
+    ``filters`` are those that the list was made with: what they drop makes room for other candidates.
 
     Empty where the model has no booster: popularity needs no explanation.
     """
@@ -51,7 +56,7 @@ def explain(model: Model, state: UserState, item_ids: Sequence[str]) -> list[Exp
     if booster is None:
         return []
     columns = gather([state], catalogue.codes)
-    proposed = candidates(columns, catalogue)
+    proposed = candidates(columns, catalogue, filters)
     rows = Matrix().build(columns, proposed, catalogue)
     scores = predict(booster, rows)
     # Equal scores go by priority, which is the order of the rows.

@@ -16,6 +16,8 @@ from streamproc.state import StoredState, decode_stored, encode_stored
 if TYPE_CHECKING:
     from streamproc.namespace import Namespace
 
+#: The field that holds the envelope.
+BODY = "body"
 #: Keys a script call takes: enough to make the round trip cheap, few enough to let other clients in between.
 KEYS_PER_CALL = 250
 
@@ -57,6 +59,11 @@ def _bytes(argument: str | bytes | float) -> bytes:
     return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
+def prefix_of(namespace: Namespace) -> str:
+    """What the hashes of a namespace begin with, before the key."""
+    return f"{namespace}:"
+
+
 class RedisProjection:
     """Hashes ``<application>/<stream>@<its creation>:<key>`` with the fields ``position`` and ``body``, the envelope.
 
@@ -68,7 +75,7 @@ class RedisProjection:
         if expire_after_seconds is not None and expire_after_seconds < 1:
             raise SettingsError(f"expire_after_seconds is {expire_after_seconds}: every key would be gone at once")
         self._expire_seconds = expire_after_seconds or 0
-        self._prefix = f"{namespace}:"
+        self._prefix = prefix_of(namespace)
         try:
             # No retries and short waits: the worker goes on without Redis and comes back to it.
             self._redis = redis.Redis.from_url(
@@ -116,7 +123,7 @@ class RedisProjection:
         with self._reaching():
             pipeline = self._redis.pipeline(transaction=False)
             for key in keys:
-                pipeline.hget(self._prefix + key, "body")
+                pipeline.hget(self._prefix + key, BODY)
             bodies: list[Any] = pipeline.execute()
         return {key: decode_stored(body) for key, body in zip(keys, bodies, strict=True) if body is not None}
 

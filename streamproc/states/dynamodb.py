@@ -16,7 +16,15 @@ from botocore.exceptions import ClientError
 
 from streamproc.aws import aws_client
 from streamproc.dynamodb import create_table, describe_table, expire_items
-from streamproc.errors import NewerState, SettingsError, Throttled, TransientServiceError, code_of, translated
+from streamproc.errors import (
+    NewerState,
+    SettingsError,
+    StateUnreadable,
+    Throttled,
+    TransientServiceError,
+    code_of,
+    translated,
+)
 from streamproc.state import StoredState, decode_stored, encode_stored
 
 if TYPE_CHECKING:
@@ -247,8 +255,8 @@ class DynamoDBStates:
             raise self._unreadable(key, f"it says that it is of the key {stored.key!r}")
         return stored
 
-    def _unreadable(self, key: str, what: str) -> SettingsError:
-        return SettingsError(
+    def _unreadable(self, key: str, what: str) -> StateUnreadable:
+        return StateUnreadable(
             f"the state of {key!r} in the table {self.table} cannot be read: {what}. Something else wrote there:"
             f" restore the item {self._prefix + key!r} from a backup, or erase it with `streamproc state forget`"
         )

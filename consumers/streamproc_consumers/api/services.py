@@ -1,0 +1,78 @@
+"""What the routes work with, put together from the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from streamproc.clock import Clock
+from streamproc.state import StateStore
+from streamproc.telemetry import Telemetry
+from streamproc_consumers.api.idempotency import Idempotency
+from streamproc_consumers.api.ranking import Rankings
+from streamproc_consumers.api.sending import Sending
+from streamproc_consumers.api.settings import ApiSettings
+from streamproc_consumers.api.states import States, redis_client, serving_namespace
+from streamproc_consumers.arms import read_experiment
+from streamproc_consumers.reload import Models, models_at
+from streamproc_models.registry import SHADOW
+
+
+class Services(msgspec.Struct, frozen=True, dict=True):
+    """The parts of a running API. Used in one event loop."""
+
+    settings: ApiSettings
+    telemetry: Telemetry
+    rankings: Rankings
+    states: States
+    sending: Sending
+    idempotency: Idempotency
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Follow models and alias within it, and close everything behind it."""
+        self.rankings.start(self.telemetry)
+        following = asyncio.create_task(self.states.follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+            await self.sending.close()
+            await self.states.close()
+
+
+def open_services(
+    settings: ApiSettings,
+    telemetry: Telemetry | None = None,
+    *,
+    models: Models | None = None,
+    store: StateStore | None = None,
+    sending: Sending | None = None,
+    clock: Clock | None = None,
+) -> Services:
+    """The parts, with the models loaded and the namespace known; the last ones are for tests.
+
+    Raises SettingsError, BundleInvalid, and what :func:`streamproc.errors.translated` does where AWS cannot tell which
+    states serve.
+    """
+    telemetry = telemetry or Telemetry()
+    experiment = read_experiment(settings.experiment)
+    if models is None:
+        others = [alias for alias in experiment.aliases() if alias != SHADOW] if experiment else []
+        models = models_at(settings.model, others, poll_seconds=settings.model_poll_seconds)
+    client = redis_client(settings)
+    namespace = serving_namespace(settings.application, settings.stream)
+    states = States(settings, namespace, telemetry, client=client, store=store, clock=clock)
+    return Services(
+        settings=settings,
+        telemetry=telemetry,
+        rankings=Rankings(models, experiment),
+        states=states,
+        sending=sending or Sending.to(settings.stream, settings.acknowledge_seconds, telemetry),
+        idempotency=Idempotency(
+            client, states.redis, settings.redis_seconds, f"{settings.application}/{settings.stream}"
+        ),
+    )
