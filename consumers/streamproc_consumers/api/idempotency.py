@@ -16,6 +16,7 @@ import msgspec
 
 from streamproc_consumers.api.breaker import Breaker
 from streamproc_consumers.api.errors import Refused
+from streamproc_consumers.api.settings import ApiSettings
 
 KEPT_SECONDS = 24 * 3600
 #: An API that died in a request leaves its mark for so long.
@@ -59,11 +60,12 @@ def checked_key(given: str | None) -> str | None:
 class Idempotency:
     """Remembers requests by caller and key."""
 
-    def __init__(self, client: Any, breaker: Breaker, seconds: float, prefix: str) -> None:
+    def __init__(self, settings: ApiSettings, client: Any, breaker: Breaker) -> None:
         self._client = client
         self._breaker = breaker
-        self._seconds = seconds
-        self._prefix = f"{prefix}#idempotency:"
+        self._seconds = settings.redis_seconds
+        # No stream's name has a '#', so that no state has such a key.
+        self._prefix = f"{settings.application}/{settings.stream}#idempotency:"
 
     async def begin(self, caller: str, key: str, mark: bytes) -> Kept | Memory:
         """The answer that was given before; or that this is the first time, which is noted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from litestar import Request, get
-from litestar.params import Parameter
+from litestar.params import PathParameter, QueryParameter
 
 import streamproc
 from streamproc_consumers.api.answers import (
@@ -19,25 +19,25 @@ from streamproc_consumers.api.answers import (
 from streamproc_consumers.api.lists import list_for
 from streamproc_consumers.api.openapi import LIST_REFUSALS, refusals
 from streamproc_consumers.api.ranking import items_of
-from streamproc_consumers.api.services import Services
+from streamproc_consumers.api.services import Parts
 from streamproc_consumers.api.stamp import request_id
 
 AnyRequest = Request[Any, Any, Any]
-UserQuery = Annotated[str, Parameter(query="userId", min_length=1, max_length=256, description="The shopper.")]
-ItemQuery = Annotated[str, Parameter(query="itemId", min_length=1, max_length=256, description="The product.")]
-K = Annotated[int, Parameter(ge=1, le=100, description="How many items.")]
-Count = Annotated[int, Parameter(query="numResults", ge=1, le=100, description="How many items.")]
+UserQuery = Annotated[str, QueryParameter(name="userId", min_length=1, max_length=256, description="The shopper.")]
+ItemQuery = Annotated[str, QueryParameter(name="itemId", min_length=1, max_length=256, description="The product.")]
+K = Annotated[int, QueryParameter(ge=1, le=100, description="How many items.")]
+Count = Annotated[int, QueryParameter(name="numResults", ge=1, le=100, description="How many items.")]
 
 
 @get("/v1/recommendations/personalized", responses=LIST_REFUSALS, summary="A shopper's list", tags=["lists"])
 async def personalized(
     request: AnyRequest,
-    services: Services,
+    services: Parts,
     user_id: UserQuery,
     k: K = 5,
-    explain: Annotated[bool, Parameter(description="Say of each item why it is there.")] = False,
+    explain: Annotated[bool, QueryParameter(description="Say of each item why it is there.")] = False,
     exclude: Annotated[
-        Literal["purchased"] | None, Parameter(description="Leave out what the shopper has bought.")
+        Literal["purchased"] | None, QueryParameter(description="Leave out what the shopper has bought.")
     ] = None,
 ) -> Personalized:
     """The items that the shopper most likely takes next, scored now from all events that the recommender has folded."""
@@ -49,7 +49,7 @@ async def personalized(
 
 
 @get("/v1/recommendations/related", responses=LIST_REFUSALS, summary="What goes with a product", tags=["lists"])
-async def related(request: AnyRequest, services: Services, item_id: ItemQuery, k: K = 5) -> Related:
+async def related(request: AnyRequest, services: Parts, item_id: ItemQuery, k: K = 5) -> Related:
     """The items that go best with an item. The popular ones follow where nothing more is known of it."""
     items, version, lacks = services.rankings.related(item_id, k)
     return Related(
@@ -64,8 +64,8 @@ async def related(request: AnyRequest, services: Services, item_id: ItemQuery, k
 @get("/recommendations/{user_id:str}", responses=LIST_REFUSALS, summary="A shopper's list, briefly", tags=["lists"])
 async def recommendations(
     request: AnyRequest,
-    services: Services,
-    user_id: Annotated[str, Parameter(min_length=1, max_length=256, description="The shopper.")],
+    services: Parts,
+    user_id: Annotated[str, PathParameter(min_length=1, max_length=256, description="The shopper.")],
     num_results: Count = 5,
 ) -> UserRecommendations:
     """The list of /v1/recommendations/personalized in the words of Amazon Personalize."""
@@ -78,7 +78,7 @@ async def recommendations(
 
 
 @get("/v1/health", opt={"public": True}, responses=refusals(), summary="Whether lists are answered", tags=["health"])
-async def health(request: AnyRequest, services: Services) -> Health:
+async def health(request: AnyRequest, services: Parts) -> Health:
     """200 as long as lists can be answered; ``degraded`` says that a store is away, and they come from what is left."""
     states = services.states
     await states.look()

@@ -7,9 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import msgspec
+from litestar.di import NamedDependency
 
-from streamproc.clock import Clock
-from streamproc.state import StateStore
 from streamproc.telemetry import Telemetry
 from streamproc_consumers.api.idempotency import Idempotency
 from streamproc_consumers.api.ranking import Rankings
@@ -17,7 +16,7 @@ from streamproc_consumers.api.sending import Sending
 from streamproc_consumers.api.settings import ApiSettings
 from streamproc_consumers.api.states import States, redis_client, serving_namespace
 from streamproc_consumers.arms import read_experiment
-from streamproc_consumers.reload import Models, models_at
+from streamproc_consumers.reload import models_at
 from streamproc_models.registry import SHADOW
 
 
@@ -44,35 +43,27 @@ class Services(msgspec.Struct, frozen=True, dict=True):
             await self.states.close()
 
 
-def open_services(
-    settings: ApiSettings,
-    telemetry: Telemetry | None = None,
-    *,
-    models: Models | None = None,
-    store: StateStore | None = None,
-    sending: Sending | None = None,
-    clock: Clock | None = None,
-) -> Services:
-    """The parts, with the models loaded and the namespace known; the last ones are for tests.
+#: As a route takes them: a parameter of the name ``services``.
+Parts = NamedDependency[Services]
+
+
+def open_services(settings: ApiSettings, telemetry: Telemetry | None = None) -> Services:
+    """The parts, with the models loaded and the namespace known.
 
     Raises SettingsError, BundleInvalid, and what :func:`streamproc.errors.translated` does where AWS cannot tell which
     states serve.
     """
     telemetry = telemetry or Telemetry()
     experiment = read_experiment(settings.experiment)
-    if models is None:
-        others = [alias for alias in experiment.aliases() if alias != SHADOW] if experiment else []
-        models = models_at(settings.model, others, poll_seconds=settings.model_poll_seconds)
+    others = [alias for alias in experiment.aliases() if alias != SHADOW] if experiment else []
+    models = models_at(settings.model, others, poll_seconds=settings.model_poll_seconds)
     client = redis_client(settings)
-    namespace = serving_namespace(settings.application, settings.stream)
-    states = States(settings, namespace, telemetry, client=client, store=store, clock=clock)
+    states = States(settings, serving_namespace(settings.application, settings.stream), telemetry, client=client)
     return Services(
         settings=settings,
         telemetry=telemetry,
         rankings=Rankings(models, experiment),
         states=states,
-        sending=sending or Sending.to(settings.stream, settings.acknowledge_seconds, telemetry),
-        idempotency=Idempotency(
-            client, states.redis, settings.redis_seconds, f"{settings.application}/{settings.stream}"
-        ),
+        sending=Sending.to(settings.stream, settings.acknowledge_seconds, telemetry),
+        idempotency=Idempotency(settings, client, states.redis),
     )

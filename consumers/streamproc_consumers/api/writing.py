@@ -11,7 +11,7 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 
 from streamproc.errors import DecodeError
 from streamproc.producer import Acknowledged
@@ -24,7 +24,7 @@ from streamproc_consumers.api.idempotency import Kept, Memory, checked_key, fing
 from streamproc_consumers.api.lists import list_for
 from streamproc_consumers.api.openapi import SEND_REFUSALS, taking
 from streamproc_consumers.api.sending import event_of
-from streamproc_consumers.api.services import Services
+from streamproc_consumers.api.services import Parts, Services
 from streamproc_consumers.api.stamp import request_id
 from streamproc_consumers.api.states import Found
 from streamproc_models.features import fold
@@ -39,8 +39,8 @@ T = TypeVar("T", EventIn, Submission)
 AnyRequest = Request[Any, Any, Any]
 IdempotencyKey = Annotated[
     str | None,
-    Parameter(
-        header="Idempotency-Key",
+    HeaderParameter(
+        name="Idempotency-Key",
         description="Names this request for 24 h: sent again with the same body, it gets the same answer.",
     ),
 ]
@@ -69,9 +69,7 @@ def json_alone(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandl
     summary="Send one event, or a batch",
     tags=["events"],
 )
-async def events(
-    request: AnyRequest, services: Services, idempotency_key: IdempotencyKey = None
-) -> Response[EventAnswer]:
+async def events(request: AnyRequest, services: Parts, idempotency_key: IdempotencyKey = None) -> Response[EventAnswer]:
     """One event as an object, or up to 500 as an array: 202 once Kinesis has stored them.
 
     Of a batch, each event has its own result; 207 says that some were wrong and the others are stored. 503 says that
@@ -107,8 +105,8 @@ async def events(
 )
 async def submit(
     request: AnyRequest,
-    services: Services,
-    k: Annotated[int, Parameter(ge=1, le=100, description="How many items.")] = 5,
+    services: Parts,
+    k: Annotated[int, QueryParameter(ge=1, le=100, description="How many items.")] = 5,
     idempotency_key: IdempotencyKey = None,
 ) -> Response[Submitted]:
     """Stores the event as /v1/events does, and answers the list that the recommender will publish for it.
