@@ -72,6 +72,7 @@ def _openapi() -> OpenAPIConfig:
         openapi_router=Router(
             path="/docs",
             route_handlers=[],
+            include_in_schema=False,
             opt={"public": True},
             response_headers=[ResponseHeader(name="Content-Security-Policy", value=POLICY)],
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
@@ -43,6 +44,7 @@ def taking(of: type[msgspec.Struct], *, batch_max: int | None = None) -> type[Op
     if batch_max is not None:
         inline = {"oneOf": [inline, {"type": "array", "items": inline, "minItems": 1, "maxItems": batch_max}]}
 
+    @dataclass
     class Taking(Operation):
         def __post_init__(self) -> None:
             content = {"application/json": OpenAPIMediaType(schema=cast("Any", inline))}

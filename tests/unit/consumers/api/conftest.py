@@ -132,7 +132,7 @@ class FakeStates(MemoryStates):
 class Running:
     """An API on its fakes, called in this process."""
 
-    def __init__(self, settings: ApiSettings, bundle: Bundle, stack: ExitStack) -> None:
+    def __init__(self, settings: ApiSettings, bundle: Bundle) -> None:
         self.redis, self.producer, self.store = FakeRedis(), FakeProducer(), FakeStates(NAMESPACE)
         self.told: list[TelemetryEvent] = []
         telemetry = Telemetry(self.told.append)
@@ -147,7 +147,7 @@ class Running:
             idempotency=Idempotency(settings, client, self.states.redis),
         )
         self.app: Litestar = create_app(settings, services=self.services)
-        self.http: TestClient[Litestar] = stack.enter_context(TestClient(self.app, base_url="http://127.0.0.1"))
+        self.http: TestClient[Litestar] = TestClient(self.app, base_url="http://127.0.0.1")
 
     def put(self, *events: CartEvent, redis: bool = True, store: bool = False) -> StoredState:
         """What the recommender would have of these events of one user."""
@@ -182,7 +182,13 @@ AWAY = ServiceUnreachable("Redis: connection refused")
 @pytest.fixture
 def start(bundle: Bundle) -> Iterator[Callable[..., Running]]:
     with ExitStack() as stack:
-        yield lambda settings=SETTINGS, model=bundle: Running(settings, model, stack)
+
+        def run(settings: ApiSettings = SETTINGS) -> Running:
+            running = Running(settings, bundle)
+            stack.enter_context(running.http)
+            return running
+
+        yield run
 
 
 @pytest.fixture

@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from streamproc.errors import SettingsError
+from streamproc_consumers.api.commands import api as command
 from streamproc_consumers.api.settings import ApiSettings, key_named, read_keys
+from streamproc_consumers.api.states import redis_client
 
 from .conftest import SETTINGS, Running
 
@@ -139,3 +142,27 @@ def test_a_clients_own_request_id_is_taken_where_it_can_be_logged(api: Running) 
     assert api.http.get(HEALTH, headers={"X-Request-Id": "trace-1"}).json()["requestId"] == "trace-1"
     for hostile in ("x" * 65, 'a"b', "a b", "<script>"):
         assert api.http.get(HEALTH, headers={"X-Request-Id": hostile}).json()["requestId"] != hostile
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--model is missing: give it, or set STREAMPROC_MODEL"),
+        (["--model", "m"], "--redis-url is missing"),
+        (["--model", "m", "--redis-url", "redis://x", "--host", "0.0.0.0"], "no API keys"),
+        (["--model", "m", "--redis-url", "redis://x", "--keys-file", "/nowhere"], "--keys-file /nowhere"),
+        (
+            ["--model", "m", "--redis-url", "redis://x", "--model-poll-seconds", "often"],
+            "STREAMPROC_MODEL_POLL_SECONDS",
+        ),
+    ],
+)
+def test_the_command_says_in_one_sentence_what_is_missing(arguments: list[str], says: str) -> None:
+    ended = CliRunner().invoke(command, arguments)
+    assert isinstance(ended.exception, SettingsError)
+    assert says in str(ended.exception)
+
+
+def test_a_redis_url_that_is_none_is_named() -> None:
+    with pytest.raises(SettingsError, match="nonsense"):
+        redis_client(with_settings(redis_url="nonsense"))

@@ -1,0 +1,243 @@
+"""The API as its users run it: a process of its own, on a real Redis, Kinesis and DynamoDB."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from streamproc.application import Application
+from streamproc.deadletters.memory import MemoryDeadLetters
+from streamproc.local import LocalStack
+from streamproc.local.processes import HOST, ChildProcess, bound_socket, find_redis
+from streamproc.local.readiness import wait_for_redis
+from streamproc.namespace import Namespace
+from streamproc.projections.redis import RedisProjection
+from streamproc.settings import LocalRunnerSettings, WorkerSettings
+from streamproc.sinks.memory import MemorySink
+from streamproc.states.dynamodb import DynamoDBStates
+from streamproc_consumers.recommendation import Recommendation
+from streamproc_consumers.recommender import ITEMS_PER_LIST, Recommender
+from streamproc_models.bundle import load
+
+Run = Any
+Process = subprocess.Popen[bytes]
+USER = "ann"
+_START_SECONDS = 60.0
+
+
+class Redis:
+    """A Redis of the test's own, that keeps its port when it is killed, and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with bound_socket("redis", None) as free:
+            self._port = int(free.getsockname()[1])
+        self.url = f"redis://{HOST}:{self._port}/0"
+        self.start()
+
+    def start(self) -> None:
+        options = {"port": str(self._port), "bind": HOST, "save": "", "dir": str(self._folder)}
+        command = [find_redis(), *(word for name, value in options.items() for word in (f"--{name}", value))]
+        self._child = ChildProcess("redis", command, log=self._folder / "redis.log")
+        wait_for_redis(self._child, self._port, time.monotonic() + _START_SECONDS)
+
+    def kill(self) -> None:
+        self._child.stop()
+
+
+@contextmanager
+def serving(
+    stack: LocalStack, folder: Path, **environment: str
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[Any]]]:
+    """``streamproc api`` on a free port."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))}
+    log = folder / "api.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streamproc", "api", "--port", "0", "--rate", "0", "--log-format", "json"],
+            env={**own, **stack.environment(), **environment},
+            stderr=output,
+        )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not (url := _url(log)):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "the API did not start in time"
+            time.sleep(0.05)
+        with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
+            yield client, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _url(log: Path) -> str:
+    for line in log.read_text().splitlines():
+        said = json.loads(line)
+        if said["event"] == "streamproc.api_started":
+            return str(said["url"])
+    return ""
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    server = Redis(tmp_path)
+    yield server
+    server.kill()
+
+
+def test_lists_are_those_of_the_recommender_and_survive_the_loss_of_redis_under_load(
+    local_aws: LocalStack,
+    redis: Redis,
+    model: Path,
+    tmp_path: Path,
+    running: Callable[[Application], Run],
+    until: Callable[[Callable[[], bool]], None],
+) -> None:
+    name = f"shop-{uuid.uuid4().hex[:8]}"
+    local_aws.create_stream(name, 1)
+    sinks: list[MemorySink] = []
+    bundle = load(model)
+
+    def sink(namespace: Namespace) -> MemorySink:
+        sinks.append(MemorySink(namespace))
+        return sinks[-1]
+
+    def published() -> list[Recommendation]:
+        return [msgspec.json.decode(output, type=Recommendation) for each in sinks for output in each.outputs]
+
+    application = Application(
+        name=name,
+        stream=name,
+        processor=lambda: Recommender(bundle),
+        states=DynamoDBStates,
+        deadletters=MemoryDeadLetters,
+        sink=sink,
+        projection=lambda namespace: RedisProjection(namespace, url=redis.url),
+        local=LocalRunnerSettings(),
+        worker=WorkerSettings(checkpoint_seconds=1.0),
+    )
+    run = running(application)
+    settings = {
+        "STREAMPROC_MODEL": str(model),
+        "STREAMPROC_REDIS_URL": redis.url,
+        "STREAMPROC_STREAM": name,
+        "STREAMPROC_RECOMMENDER_NAME": name,
+    }
+    with serving(local_aws, tmp_path, **settings) as (http, process):
+        # Events go in, and are counted once however often they are sent.
+        events = [{"event_type": "view", "user_id": USER, "item_id": item} for item in bundle.catalogue.ids[:3]]
+        first = http.post("/v1/events", json=events, headers={"Idempotency-Key": "k1"})
+        assert first.status_code == 202, first.text
+        again = http.post("/v1/events", json=events, headers={"Idempotency-Key": "k1"})
+        assert again.content == first.content
+        until(lambda: _list(http)["recommendationId"] in {one.recommendation_id for one in published()[-1:]})
+        found, last = _list(http), published()[-1]
+        assert [(item["id"], item["score"], item["source"]) for item in found["items"]] == [
+            (item.id, item.probability, item.source) for item in last.items
+        ]
+        assert (found["fallback"], found["stateSource"]) == (last.fallback, "redis")
+
+        # A list that knows an event is there before the recommender has it, and is the one that it then publishes.
+        submitted = http.post("/submit", json={"user_id": USER, "event": {"event_type": "purchase", "item_id": "x"}})
+        assert submitted.status_code == 200, submitted.text
+        until(lambda: submitted.json()["recommendation_id"] in {one.recommendation_id for one in published()})
+
+        # Redis goes under load, and comes back empty.
+        with load_on(http) as answered:
+            until(lambda: answered["redis"] > 20)
+            redis.kill()
+            until(lambda: answered["dynamodb"] > 20)
+            while_away = http.post("/v1/events", json=events, headers={"Idempotency-Key": "k1"})
+            assert while_away.status_code == 202
+            assert while_away.headers["Idempotency-Store"] == "unavailable"
+            assert [one["eventId"] for one in while_away.json()["results"]] == [
+                one["eventId"] for one in first.json()["results"]
+            ]
+            assert http.get("/v1/health").json()["degraded"]
+            redis.start()
+            answered.clear()
+            http.post("/v1/events", json=events[0])  # whoever shops is projected again
+            until(lambda: answered["redis"] > 20)
+        assert not http.get("/v1/health").json()["degraded"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    run.stop()
+    assert run.failure is None
+
+
+@contextmanager
+def load_on(http: httpx.Client) -> Iterator[Counter[str]]:
+    """Requests for lists, one after the other in four threads; how many lists came from where. Each must be a list."""
+    answered: Counter[str] = Counter()
+    failed: list[str] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = http.get("/v1/recommendations/personalized", params={"userId": USER, "k": 3})
+            if answer.status_code != 200 or len(answer.json()["items"]) != 3:
+                failed.append(answer.text)
+                return
+            answered[answer.json()["stateSource"]] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answered
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failed
+
+
+def _list(http: httpx.Client) -> dict[str, Any]:
+    answer = http.get("/v1/recommendations/personalized", params={"userId": USER, "k": ITEMS_PER_LIST})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({"STREAMPROC_MODEL": "/nowhere"}, 11, "/nowhere"),
+        ({"STREAMPROC_STREAM": "no-such-stream"}, 3, "no-such-stream"),
+        ({"STREAMPROC_API_PORT": "the one that is taken"}, 2, "Address already in use"),
+        ({"AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:1", "AWS_ENDPOINT_URL_KINESIS": "http://127.0.0.1:1"}, 4, ""),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(
+    streamproc: Callable[..., subprocess.CompletedProcess[str]],
+    model: Path,
+    changes: dict[str, str | None],
+    code: int,
+    says: str,
+) -> None:
+    with bound_socket("taken", None) as taken:
+        taken.listen()
+        settings: dict[str, str | None] = {"STREAMPROC_MODEL": str(model), "STREAMPROC_API_PORT": "0", **changes}
+        if changes.keys() == {"STREAMPROC_API_PORT"}:
+            settings["STREAMPROC_API_PORT"] = str(taken.getsockname()[1])
+        ended = streamproc("api", **settings)
+    assert ended.returncode == code, ended.stderr
+    assert says in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in ended.stderr
