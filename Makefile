@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload bench-audit clean
+.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload bench-audit bench-api clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
@@ -66,6 +66,9 @@ bench-reload: $(STAMP) ## Measure what a reload of the model adds to batches
 
 bench-audit: $(STAMP) ## Measure streamproc audit on 2 GB with planted faults
 	@$(BIN)/python -m benchmarks.audit $(ARGS)
+
+bench-api: $(STAMP) ## Measure what a list over HTTP takes, from a process of its own (build/bench-api.json)
+	@$(BIN)/python -m benchmarks.api $(ARGS)
 
 clean: ## Remove what was built; .venv and .uv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

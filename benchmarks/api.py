@@ -89,11 +89,12 @@ class Connection(asyncio.Protocol):
 async def step(url: str, requests: list[bytes], rate: float, seconds: float) -> dict[str, float]:
     """So many requests a second for so long."""
     parts, loop = urlsplit(url), asyncio.get_running_loop()
+    host, port = parts.hostname or "", parts.port or 0
     idle: deque[Connection] = deque()
     connections: list[Connection] = []
 
     async def connect() -> None:
-        _, made = await loop.create_connection(lambda: Connection(idle), parts.hostname, parts.port)
+        _, made = await loop.create_connection(lambda: Connection(idle), host, port)
         connections.append(made)
 
     for _ in range(64):

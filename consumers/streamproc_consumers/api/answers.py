@@ -137,7 +137,7 @@ class EventResult(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
 
 
 class EventAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """Kinesis stored the event."""
+    """Kinesis stored the event, or what it says of each of a batch."""
 
     ok: bool
     request_id: str
@@ -146,6 +146,9 @@ class EventAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     sequence_number: str | None = None
     #: Of a batch, in its order.
     results: list[EventResult] | None = None
+    #: As of every refusal, where a batch is to be mended or sent again.
+    error: str | None = None
+    code: str | None = None
 
 
 class Product(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import msgspec
 from litestar.openapi import ResponseSpec
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody
 
-from streamproc_consumers.api.answers import Failure
+from streamproc_consumers.api.answers import EventAnswer, Failure
 
 _MEANINGS = {
     400: "A parameter or the body is wrong; the sentence names it.",
@@ -35,6 +35,12 @@ def refusals(*statuses: int) -> Mapping[int, ResponseSpec]:
 
 LIST_REFUSALS = refusals(400, 401, 429)
 SEND_REFUSALS = refusals(400, 401, 409, 413, 415, 422, 429, 503)
+BATCH_ANSWERS = {
+    207: ResponseSpec(
+        EventAnswer, description="Some events were wrong, the others are stored.", generate_examples=False
+    ),
+    **SEND_REFUSALS,
+}
 
 
 def taking(of: type[msgspec.Struct], *, batch_max: int | None = None) -> type[Operation]:

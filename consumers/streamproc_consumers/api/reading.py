@@ -61,11 +61,11 @@ async def related(request: AnyRequest, services: Parts, item_id: ItemQuery, k: K
     )
 
 
-@get("/recommendations/{user_id:str}", responses=LIST_REFUSALS, summary="A shopper's list, briefly", tags=["lists"])
+@get("/recommendations/{userId:str}", responses=LIST_REFUSALS, summary="A shopper's list, briefly", tags=["lists"])
 async def recommendations(
     request: AnyRequest,
     services: Parts,
-    user_id: Annotated[str, PathParameter(min_length=1, max_length=256, description="The shopper.")],
+    user_id: Annotated[str, PathParameter(name="userId", min_length=1, max_length=256, description="The shopper.")],
     num_results: Count = 5,
 ) -> UserRecommendations:
     """The list of /v1/recommendations/personalized in the words of Amazon Personalize."""

@@ -22,7 +22,7 @@ from streamproc_consumers.api.answers import EventAnswer, EventIn, EventResult, 
 from streamproc_consumers.api.errors import Refused
 from streamproc_consumers.api.idempotency import Kept, Memory, checked_key, fingerprint
 from streamproc_consumers.api.lists import list_for
-from streamproc_consumers.api.openapi import SEND_REFUSALS, taking
+from streamproc_consumers.api.openapi import BATCH_ANSWERS, SEND_REFUSALS, taking
 from streamproc_consumers.api.sending import event_of
 from streamproc_consumers.api.services import Parts, Services
 from streamproc_consumers.api.stamp import request_id
@@ -34,6 +34,11 @@ EVENTS_MAX = 500
 _JSON = "application/json"
 _RETRY = {"Retry-After": "1"}
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+#: What is said of a batch as a whole, beside its results.
+_BATCH_REFUSALS = {
+    400: ("no event of the batch can be used; see results", "invalid_batch"),
+    503: ("some events of the batch may not be stored; send it again", "not_acknowledged"),
+}
 _encode = msgspec.json.Encoder().encode
 T = TypeVar("T", EventIn, Submission)
 AnyRequest = Request[Any, Any, Any]
@@ -41,6 +46,8 @@ IdempotencyKey = Annotated[
     str | None,
     HeaderParameter(
         name="Idempotency-Key",
+        # Checked by checked_key, with a code of its own.
+        schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
         description="Names this request for 24 h: sent again with the same body, it gets the same answer.",
     ),
 ]
@@ -65,7 +72,7 @@ def json_alone(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandl
     status_code=202,
     guards=[json_alone],
     operation_class=taking(EventIn, batch_max=EVENTS_MAX),
-    responses=SEND_REFUSALS,
+    responses=BATCH_ANSWERS,
     summary="Send one event, or a batch",
     tags=["events"],
 )
@@ -220,7 +227,11 @@ async def _send_batch(request: AnyRequest, services: Services, body: bytes, key:
         status = 202
     else:
         status = 207 if any(result.ok for result in results) else 400
-    return Reply(status, EventAnswer(ok=not failures, request_id=request_id(request.scope), results=results))
+    sentence, code = _BATCH_REFUSALS.get(status, (None, None))
+    answer = EventAnswer(
+        ok=not failures, request_id=request_id(request.scope), results=results, error=sentence, code=code
+    )
+    return Reply(status, answer)
 
 
 def _result(event: CartEvent, outcome: Acknowledged | Exception) -> EventResult:

@@ -149,7 +149,7 @@ def test_a_clients_own_request_id_is_taken_where_it_can_be_logged(api: Running) 
     [
         ([], "--model is missing: give it, or set STREAMPROC_MODEL"),
         (["--model", "m"], "--redis-url is missing"),
-        (["--model", "m", "--redis-url", "redis://x", "--host", "0.0.0.0"], "no API keys"),
+        (["--model", "m", "--redis-url", "redis://x", "--host", "shop.example"], "no API keys"),
         (["--model", "m", "--redis-url", "redis://x", "--keys-file", "/nowhere"], "--keys-file /nowhere"),
         (
             ["--model", "m", "--redis-url", "redis://x", "--model-poll-seconds", "often"],

@@ -227,9 +227,8 @@ def test_a_state_that_cannot_be_ranked_costs_no_other_user_of_the_batch_a_list(
     bad.item_ids, bad.items = ["item-1"], bytearray(b"too short")
 
     async def both() -> list[Any]:
-        return await asyncio.gather(
-            rankings.rank(Wish("good", good, 5, False)), rankings.rank(Wish("bad", bad, 5, False))
-        )
+        wishes = Wish("good", good, 5, False), Wish("bad", bad, 5, False)
+        return await asyncio.gather(*map(rankings.rank, wishes))
 
     listed, fallen = asyncio.run(both())
     assert listed.error is None
