@@ -107,9 +107,9 @@ _TYPES = ["application/json", "application/json; charset=utf-16", "text/plain", 
 _VALUES: list[Any] = [*_HOSTILE, None, True, False, 0, -1, 2**63, 2**64, 10**400, 1e308, [], {}, [[]], {"a": {}}]
 
 
-def hostile_word(draw: random.Random) -> str:
-    """A word for a URL."""
-    return quote(draw.choice(_HOSTILE), safe="")
+def words(draw: random.Random, form: str) -> str:
+    """A URL with a word in the place of each star."""
+    return "".join(quote(draw.choice(_HOSTILE), safe="") if part == "*" else part for part in form)
 
 
 def hostile_request(draw: random.Random) -> tuple[str, str, bytes, dict[str, str]]:
@@ -117,20 +117,18 @@ def hostile_request(draw: random.Random) -> tuple[str, str, bytes, dict[str, str
     method, body, headers = "GET", b"", {}
     kind = draw.randrange(7)
     if kind == 0:
-        target = f"/v1/recommendations/personalized?userId={hostile_word(draw)}&k={hostile_word(draw)}&explain={hostile_word(draw)}&exclude={hostile_word(draw)}"
+        target = words(draw, "/v1/recommendations/personalized?userId=*&k=*&explain=*&exclude=*")
     elif kind == 1:
-        target = (
-            f"/v1/recommendations/related?itemId={hostile_word(draw)}&k=101&{hostile_word(draw)}={hostile_word(draw)}"
-        )
+        target = words(draw, "/v1/recommendations/related?itemId=*&k=101&*=*")
     elif kind == 2:
-        target = f"/recommendations/{hostile_word(draw)}/{hostile_word(draw)}?numResults={hostile_word(draw)}"
+        target = words(draw, "/recommendations/*/*?numResults=*")
     elif kind == 3:
         method, target = (
             draw.choice(["PUT", "PATCH", "DELETE", "TRACE", "BREW"]),
             draw.choice(["/v1/events", "/submit"]),
         )
     elif kind == 4:
-        target = "/" + "/".join(hostile_word(draw) for _ in range(draw.randrange(1, 5))) + "/nothing"
+        target = words(draw, "/*" * draw.randrange(1, 5) + "/nothing")
     else:
         method, target = "POST", draw.choice(["/v1/events", "/submit", "/submit?k=1000"])
         headers = {"Content-Type": draw.choice(_TYPES)}
