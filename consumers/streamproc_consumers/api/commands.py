@@ -45,6 +45,7 @@ Exit codes:
 @click.option(
     "--experiment", envvar="STREAMPROC_EXPERIMENT", default="", show_envvar=True, help="As the recommender's."
 )
+@click.option("--cascade", envvar="STREAMPROC_CASCADE", default="", show_envvar=True, help="As the recommender's.")
 @click.option(
     "--model-poll-seconds",
     envvar="STREAMPROC_MODEL_POLL_SECONDS",
@@ -106,6 +107,7 @@ def api(
     stream: str,
     application: str,
     experiment: str,
+    cascade: str,
     model_poll_seconds: str,
     host: str,
     port: int,
@@ -133,6 +135,7 @@ def api(
         stream=stream,
         application=application,
         experiment=experiment,
+        cascade=cascade,
         model_poll_seconds=poll_seconds(model_poll_seconds),
         host=host,
         port=port,

@@ -20,7 +20,7 @@ from streamproc_models.features import UserState, new_state
 from streamproc_models.features.schema import MISSING
 from streamproc_models.filters import Bought
 from streamproc_models.related import related
-from streamproc_models.scorer import RankedItem
+from streamproc_models.scorer import Cascade, RankedItem
 
 #: Features that an explanation lists; the others are summed.
 REASONS_MAX = 10
@@ -51,11 +51,14 @@ class Rankings:
     As the recommender does it: the same arms, models, candidates, matrix and scorer.
     """
 
-    def __init__(self, models: Models, experiment: Experiment | None) -> None:
+    def __init__(self, models: Models, experiment: Experiment | None, cascade: Cascade | None = None) -> None:
         # The recommender scores for the shadow.
         experiment = msgspec.structs.replace(experiment, shadow=0.0) if experiment else None
         self._models = models
-        self._rankers = {False: Ranker(models, experiment), True: Ranker(models, experiment, filters=PURCHASED)}
+        self._rankers = {
+            False: Ranker(models, experiment, cascade=cascade),
+            True: Ranker(models, experiment, filters=PURCHASED, cascade=cascade),
+        }
         self._ranked = Gathered(self._rank, most=USERS_MAX)
 
     def start(self, telemetry: Telemetry) -> None:

@@ -15,7 +15,7 @@ from streamproc_consumers.api.ranking import Rankings
 from streamproc_consumers.api.sending import Sending
 from streamproc_consumers.api.settings import ApiSettings
 from streamproc_consumers.api.states import States, redis_client, serving_namespace
-from streamproc_consumers.arms import read_experiment
+from streamproc_consumers.arms import read_cascade, read_experiment
 from streamproc_consumers.reload import models_at
 from streamproc_models.registry import SHADOW
 
@@ -62,7 +62,7 @@ def open_services(settings: ApiSettings, telemetry: Telemetry | None = None) -> 
     return Services(
         settings=settings,
         telemetry=telemetry,
-        rankings=Rankings(models, experiment),
+        rankings=Rankings(models, experiment, read_cascade(settings.cascade)),
         states=states,
         sending=Sending.to(settings.stream, settings.acknowledge_seconds, telemetry),
         idempotency=Idempotency(settings, client, states.redis),

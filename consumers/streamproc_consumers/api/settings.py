@@ -81,6 +81,8 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     application: str = "recommender"
     #: As STREAMPROC_EXPERIMENT; users get the list of their arm. The shadow is left to the recommender.
     experiment: str = ""
+    #: As STREAMPROC_CASCADE: with another one than the recommender's, lists differ from those that it publishes.
+    cascade: str = ""
     model_poll_seconds: float = POLL_SECONDS
     host: str = "127.0.0.1"
     port: int = 8080
