@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload bench-audit bench-api clean
+.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload bench-audit bench-api bench-latency capacity clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
@@ -69,6 +69,12 @@ bench-audit: $(STAMP) ## Measure streamproc audit on 2 GB with planted faults
 
 bench-api: $(STAMP) ## Measure what a list over HTTP takes, from a process of its own (build/bench-api.json)
 	@$(BIN)/python -m benchmarks.api $(ARGS)
+
+bench-latency: $(STAMP) ## Measure how soon events are in recommendations, at 100, 1,000 and 5,000 a second, 60 s each
+	@$(BIN)/python -m benchmarks.latency $(ARGS)
+
+capacity: $(STAMP) ## Write benchmarks/capacity.md from measured constants and the price table (ARGS=--measure)
+	@$(BIN)/python -m benchmarks.capacity $(ARGS)
 
 clean: ## Remove what was built; .venv and .uv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,12 +9,12 @@ folds 200,000 events of the simulated shop, writes the states to a Redis of its 
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import platform
 import tempfile
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -103,7 +103,7 @@ def io_cpu(latency: Mapping[str, Any], constants: Constants) -> float | None:
     if not (measured and batch and per_event):
         return None
     worker = constants.cpu_us_per_event + constants.cpu_us_per_user * per_event + constants.cpu_us_per_batch / batch
-    return max(0.0, float(measured) - worker)
+    return max(0.0, float(measured - worker))
 
 
 def measure(known: Constants, build: Path) -> Constants:
@@ -191,16 +191,13 @@ def _redis_cpu(client: redis.Redis) -> float:
 
 
 def _state_memory(states: Mapping[str, UserState]) -> float:
-    """Resident bytes of a decoded state, over four copies of all."""
-    encoded = [encode_state(state) for state in states.values()]
-    gc.collect()
-    before = _resident()
-    copies = [decode_state(bytes(bytearray(data))) for data in encoded for _ in range(4)]
-    return (_resident() - before) / len(copies)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of a decoded state with its key, as the allocator counts them."""
+    encoded = {user: encode_state(state) for user, state in states.items()}
+    tracemalloc.start()
+    copies = {str(user.encode(), "utf-8"): decode_state(bytes(bytearray(data))) for user, data in encoded.items()}
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return used / len(copies)
 
 
 def _cpu() -> str:

@@ -239,7 +239,7 @@ class _Line:
         tally = progress.tally
         text = (
             f"{tally.seconds:6.0f} s  {tally.put:,} of {progress.due:,} put  {tally.acknowledged:,} acknowledged "
-            f" {sum(tally.failed.values()):,} failed  latest {tally.late_seconds_max * 1000:,.0f} ms late"
+            f" {sum(tally.failed.values()):,} failed  put up to {tally.late_seconds_max * 1000:,.0f} ms late"
         )
         if progress.recent_ms_p50 is not None or progress.waiting:
             median = "-" if progress.recent_ms_p50 is None else f"{progress.recent_ms_p50:,.0f}"

@@ -110,15 +110,15 @@ def show(report: Report, console: Console) -> None:
     for name in ("p50", "p90", "p95", "p99", "p99.9", "max", "mean", "events"):
         table.add_column(name, justify="right")
     for what, summary in (
-        ("put -> acknowledged", report.put_ms),
-        ("event -> recommendation", report.recommendation_ms),
+        ("acknowledged", report.put_ms),
+        ("recommended", report.recommendation_ms),
     ):
         if summary is not None:
             of = (summary.p50, summary.p90, summary.p95, summary.p99, summary.p99_9, summary.max, summary.mean)
             table.add_row(what, *(f"{value:,.1f}" for value in of), f"{summary.count:,}")
     console.print(table)
     if report.recommendation_means:
-        console.print(f"event -> recommendation: {report.recommendation_means}", soft_wrap=True)
+        console.print(f"recommended: {report.recommendation_means}", soft_wrap=True)
     if report.events_without_recommendation:
         console.print(f"[yellow]no recommendation was seen for {report.events_without_recommendation:,} events[/]")
     show_cost(report.cost_lines, report.dollars_per_million_events, report.prices_date, report.prices_region, console)
@@ -130,7 +130,7 @@ def show_cost(lines: list[CostLine], total: float, date: str, region: str, conso
     table.columns[1].justify = "right"
     for line in lines:
         table.add_row(line.what, f"{line.dollars_per_million_events:,.3f}", line.note)
-    table.add_row("all", f"{total:,.3f}", "on demand prices, for as long as it runs at this rate")
+    table.add_row("all", f"{total:,.3f}", "for as long as it runs at this rate")
     console.print(table)
 
 
