@@ -18,6 +18,7 @@ from streamproc_consumers.demo.tail import Tail
 from streamproc_consumers.recommendation import Recommendation
 
 _S3 = "s3://"
+_JOURNAL = "firehose.jsonl"
 #: S3's clock and this machine's may differ by as much; older objects are not looked at.
 _CLOCKS_APART = timedelta(minutes=5)
 
@@ -109,7 +110,8 @@ def outcome_of(address: str, delivery_stream: str, now: float) -> Outcome:
     if address.startswith(_S3):
         return Objects(address, datetime.fromtimestamp(now, UTC))
     path = Path(address)
-    if not path.is_file():
+    # The stack makes it with the first record that Firehose accepts.
+    if not path.is_file() and not (path.name == _JOURNAL and path.parent.is_dir()):
         raise SettingsError(
             f"--recommendations {address}: no such file; give s3://bucket/prefix, or the local stack's firehose.jsonl"
         )

@@ -76,14 +76,14 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
         Within a step of ten milliseconds the rate is constant; what a step lacks to a whole event is the next one's.
         """
-        owed, step = 0.0, 0
+        owed, step = 1.0, 0  # the first event is due at once
         while (begins := step * _STEP_SECONDS) < self.total_seconds:
             rate = self.rate_at(begins + _STEP_SECONDS / 2)
             before, owed = owed, owed + rate * _STEP_SECONDS
             while owed >= 1.0:
                 # The event is due where the sum of the rate reaches one.
                 due = begins + (1.0 - before) / rate
-                if due < self.total_seconds:
+                if due < self.total_seconds - 1e-9:  # the sum of many steps is not exact
                     yield due
                 before, owed = before - 1.0, owed - 1.0
             step += 1
