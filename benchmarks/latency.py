@@ -39,7 +39,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.latency_app import ENVIRONMENT_VARIABLE, Batch
-from streamproc.errors import MissingExtra
+from streamproc.errors import MissingExtra, StreamprocError
 from streamproc.local import LocalStack
 from streamproc.local.kinesis_local import KinesisLocal
 from streamproc.record import Position, shard_id_of, shard_number_of
@@ -245,8 +245,6 @@ def under_kcl(
     options: argparse.Namespace, stack: LocalStack, model: Path, folder: Path
 ) -> Iterator[tuple[int, Figures]]:
     """KCL's daemon on kinesis-local, at each rate."""
-    if not options.kcl_rates:
-        return
     with KinesisLocal(folder / "kinesis-local") as kinesis:
         for rate in options.kcl_rates:
             journal = folder / f"kcl-batches-{rate}.jsonl"
@@ -305,7 +303,26 @@ def rates_of(text: str) -> list[int]:
     return [int(rate) for rate in text.split(",") if rate]
 
 
-def main() -> None:
+def runs(options: argparse.Namespace) -> Iterator[tuple[str, int, Figures]]:
+    """Each runner at each of its rates, as it was measured."""
+    with ExitStack() as ending:
+        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="streamproc-latency-")))
+        stack = ending.enter_context(LocalStack(folder / "stack"))
+        print("training a model of the simulated shop ...", file=sys.stderr)
+        model = train_model(folder / "model", users=USERS, items=ITEMS, seed=SEED)
+        for rate, found in embedded(options, stack, model, folder):
+            yield "embedded", rate, found
+        if options.kcl_rates and shutil.which("java") is None:
+            print("not measured under KCL: Java was not found", file=sys.stderr)
+        elif options.kcl_rates:
+            try:
+                for rate, found in under_kcl(options, stack, model, folder):
+                    yield "KCL", rate, found
+            except MissingExtra as error:
+                print(f"not measured under KCL: {error}", file=sys.stderr)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=rates_of, default=list(RATES), help="events a second (100,1000,5000)")
     parser.add_argument("--kcl-rates", type=rates_of, default=list(RATES), help="the same under KCL; '' for none")
@@ -326,28 +343,19 @@ def main() -> None:
         "rates": options.rates,
         "kcl_rates": [],
     }
-    with ExitStack() as ending:
-        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="streamproc-latency-")))
-        stack = ending.enter_context(LocalStack(folder / "stack"))
-        print("training a model of the simulated shop ...", file=sys.stderr)
-        model = train_model(folder / "model", users=USERS, items=ITEMS, seed=SEED)
-        for rate, found in embedded(options, stack, model, folder):
-            results |= {f"{name}_{rate}": value for name, value in found.items()}
-            print(
-                f"{rate:6,} events/s: p50 {found['p50_ms']} ms, p99 {found['p99_ms']} ms", file=sys.stderr, flush=True
-            )
-        if options.kcl_rates and shutil.which("java") is None:
-            print("not measured under KCL: Java was not found", file=sys.stderr)
-            options.kcl_rates = []
-        try:
-            for rate, found in under_kcl(options, stack, model, folder):
-                results["kcl_rates"].append(rate)
-                results |= {f"kcl_{name}_{rate}": value for name, value in found.items()}
-                print(f"{rate:6,} events/s under KCL: p50 {found['p50_ms']} ms, p99 {found['p99_ms']} ms", flush=True)
-        except MissingExtra as error:
-            print(f"not measured under KCL: {error}", file=sys.stderr)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(results, indent=2) + "\n")
+    try:
+        for runner, rate, found in runs(options):
+            prefix = "" if runner == "embedded" else "kcl_"
+            results |= {f"{prefix}{name}_{rate}": value for name, value in found.items()}
+            if prefix:
+                results["kcl_rates"].append(rate)
+            # Each rate as it ends: one that fails must not take the others with it.
+            options.json.write_text(json.dumps(results, indent=2) + "\n")
+            print(f"{runner}, {rate:,} events/s: p50 {found['p50_ms']} ms, p99 {found['p99_ms']} ms", flush=True)
+    except StreamprocError as error:
+        print(f"the benchmark failed: {error}", file=sys.stderr)
+        return error.exit_code
     print(table(results, options.rates))
     if results["kcl_rates"]:
         print("\n" + table(results, results["kcl_rates"], "kcl_"))
@@ -360,7 +368,8 @@ def main() -> None:
             f" {results['beyond_poll_p50_ms_1000']} ms and p99 {results['beyond_poll_p99_ms_1000']} ms"
             f" ({TARGET_BEYOND_POLL_MS:.0f})"
         )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ _DISTRIBUTION_OF = {
     "demo": "streamproc-consumers[demo]",
     "explain": "streamproc-consumers",
     "experiment": "streamproc-consumers",
+    "load": "streamproc-consumers",
 }
 
 

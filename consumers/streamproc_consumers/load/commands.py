@@ -35,13 +35,13 @@ from streamproc_producers.cart import CartProducer
 EXIT_CODES = """\b
 Exit codes:
    0  every event that was due was acknowledged
-   1  some could not be delivered, or it was not confirmed; or the local recommender ended
+   1  some could not be delivered, or the local recommender ended
    2  an option, the prices or what landed cannot be used
    3  the stream does not exist
    4  a service cannot be reached
    5  credentials are missing, or the call was refused
    9  something is not installed
- 130  stopped by Ctrl-C: the report is of what was sent before
+ 130  not confirmed; or stopped by Ctrl-C: the report is of what was sent before
  143  stopped by SIGTERM, likewise
 """
 #: How often a line is printed where the output is not a terminal.

@@ -29,7 +29,7 @@ RECOMMENDER = "streamproc_consumers.recommender:app"
 BUCKET = "streamproc-load"
 #: The model's shop: enough history that most users have candidates, and half a minute of training at most.
 _TRAINING, _TRAINING_EVENTS = timedelta(days=60), 30_000
-_UP_SECONDS_MAX, _STOP_SECONDS_MAX = 120.0, 40.0
+_UP_SECONDS_MAX, _STOP_SECONDS_MAX = 180.0, 40.0
 
 
 class SystemFailed(StreamprocError):
