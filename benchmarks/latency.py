@@ -215,7 +215,7 @@ def figures(measured: Measured, rate: int) -> Figures:
         "users_per_event": sum(batch.users for batch in every) / sum(batch.records for batch in every),
         "recommendation_bytes": measured.recommendation_bytes / max(1, measured.recommendations),
         "consumer_cpu_us_per_event": measured.cpu_seconds["recommender"] / events * 1e6,
-        # Of one core: Kinesis' process is moto's, with one interpreter lock, so 1 is all that it can do.
+        # Of one core. moto's Kinesis has one interpreter lock, so 1 is all that it can do; kinesis-local can do more.
         **{f"{name}_cpu_share": used / measured.seconds for name, used in sorted(measured.cpu_seconds.items())},
         "machine_cpu_share": sum(measured.cpu_seconds.values()) / measured.seconds / (os.cpu_count() or 1),
     }
@@ -260,6 +260,7 @@ def under_kcl(
                 environment=environment,
                 kinesis=(kinesis.client(), kinesis.url),
             ) as system:
+                system.process_ids["kinesis"] = kinesis.process_id
                 measured = measure(system, rate, options.seconds, options.ramp, journal)
             yield rate, figures(measured, rate)
 
@@ -356,7 +357,8 @@ def main() -> int:
     except StreamprocError as error:
         print(f"the benchmark failed: {error}", file=sys.stderr)
         return error.exit_code
-    print(table(results, options.rates))
+    if options.rates:
+        print(table(results, options.rates))
     if results["kcl_rates"]:
         print("\n" + table(results, results["kcl_rates"], "kcl_"))
     for sentence in limits(results, options.rates):

@@ -103,6 +103,12 @@ class KinesisLocal:
         if self._child is not None:
             self._child.stop()
 
+    @property
+    def process_id(self) -> int:
+        """Of the running process."""
+        assert self._child is not None  # noqa: S101  # within the block
+        return self._child.pid
+
     def client(self) -> KinesisClient:
         """A boto3 client of it."""
         session = boto3.session.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name=REGION)  # noqa: S106  # it takes any

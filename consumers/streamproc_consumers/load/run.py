@@ -21,6 +21,7 @@ from streamproc_producers.cart import CartProducer
 
 #: How often what came out is looked at.
 _LOOK_SECONDS = 0.25
+_STOPPED_WAIT_SECONDS = 5.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,11 +156,13 @@ def run(
         follower.start()
     try:
         tally = loop.run(events, shape.due_seconds(), check)
-        deadline = clock.monotonic() + plan.wait_seconds
-        while (
-            follower and follower.is_alive() and follower.waiting and clock.monotonic() < deadline and not stop.is_set()
-        ):
-            clock.wait(0.1, stop)
+        # After a stop what was sent before is waited for, a moment; a stop while waiting ends that.
+        wait_seconds = min(plan.wait_seconds, _STOPPED_WAIT_SECONDS) if tally.stopped else plan.wait_seconds
+        deadline = clock.monotonic() + wait_seconds
+        while follower and follower.is_alive() and follower.waiting and clock.monotonic() < deadline:
+            if stop.is_set() and not tally.stopped:
+                break
+            clock.wait(0.1)
             show()
     finally:
         if follower:
