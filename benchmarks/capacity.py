@@ -225,6 +225,7 @@ def surroundings(latency: dict[str, Any], rate: int) -> Surroundings:
         put_seconds=values["put"],
         read_seconds=values["read"],
         publish_seconds=values["publish"],
+        checkpoint_seconds=latency[f"checkpoint_ms_{rate}"] / 1000,
         users=int(latency.get("users", 5_000)),
     )
 
@@ -236,7 +237,8 @@ def saturations(constants: Constants) -> str:
     rows = []
     for share in (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.1):
         rate = limit * share
-        predicted = simulate(rate, shards, constants, Surroundings(users=10_000_000), seconds=120.0)
+        around = Surroundings(users=10_000_000, checkpoint_seconds=0.1)
+        predicted = simulate(rate, shards, constants, around, seconds=120.0)
         rows.append(
             [
                 f"{rate:,.0f}",

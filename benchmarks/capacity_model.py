@@ -7,6 +7,7 @@ the other.
 - The shards of a process share its interpreter, so their batches are worked on one at a time, in the order of their
   reads. A batch costs so much for each event, for each of its users, and for itself.
 - A batch's events are recommended when all of it is published.
+- A checkpoint keeps a shard from being read for as long as its stores take.
 
 The state of the queue is each shard's next read and the moment at which the processor is free: fifty lines say all.
 """
@@ -29,6 +30,9 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     put_seconds: float = 0.005
     read_seconds: float = 0.005
     publish_seconds: float = 0.005
+    #: A shard is not read while its states are made durable: for so long, every so often.
+    checkpoint_seconds: float = 0.0
+    checkpoint_every_seconds: float = 5.0
     poll_seconds: float = 0.21
     users: int = 5_000
 
@@ -77,6 +81,7 @@ def simulate(
     arrivals = [_arrivals(rate / shards, seconds, rng) for _ in range(shards)]
     taken = [0] * shards
     read_before = [0.0] * shards
+    durable_at = [0.0] * shards
     reads = [(float(rng.uniform(0, around.poll_seconds)), shard) for shard in range(shards)]
     heapq.heapify(reads)
     free_at = worked = 0.0
@@ -98,6 +103,9 @@ def simulate(
             batches.append(len(events))
             latencies.append((published - events)[events > min(5.0, seconds / 4)])
             following = max(following, published)
+        if at - durable_at[shard] >= around.checkpoint_every_seconds:
+            durable_at[shard] = at
+            following = max(following, at + around.read_seconds + around.checkpoint_seconds)
         read_before[shard] = at
         heapq.heappush(reads, (following, shard))
     p50, p99 = np.percentile(np.concatenate(latencies) * 1000, [50, 99])

@@ -8,9 +8,11 @@ Each event's time is parted without a gap or an overlap:
 
 - *late*: from the intended time until the event was put
 - *put*: until Kinesis acknowledged it, or until the read that found it began, if that was earlier
-- *poll*: until the read that found it began: the wait for the next of five reads a second and shard
+- then until the read that found it began: *queue* while the shard's batch before it was worked on, *checkpoint* while
+  states were made durable, and *poll* for the rest, the wait for the next of five reads a second and shard
 - *read*: the GetRecords call. Under KCL, which reads in Java, *poll* and *read* are one
-- *decode*, *load*, *fold*, *emit*: the worker's steps over the whole batch; *emit* is candidates, matrix and booster
+- *decode*, *load*, *fold*, *emit*: the worker's steps over the whole batch; *load* reads the states of users who are not
+  in memory, *emit* is candidates, matrix and booster
 - *publish*: until Firehose accepted it
 
 CPU is that of whole processes by /proc, so it is measured on Linux alone.
@@ -38,7 +40,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.latency_app import ENVIRONMENT_VARIABLE, Batch
+from benchmarks.latency_app import ENVIRONMENT_VARIABLE, Batch, Checkpoint
 from streamproc.errors import MissingExtra, StreamprocError
 from streamproc.local import LocalStack
 from streamproc.local.kinesis_local import KinesisLocal
@@ -52,11 +54,18 @@ from streamproc_producers.cart import CartProducer
 
 ROOT = Path(__file__).parents[1]
 RATES = (100, 1_000, 5_000)
-STEPS = ("late", "put", "poll", "read", "decode", "load", "fold", "emit", "publish")
+STEPS = ("late", "put", "queue", "checkpoint", "poll", "read", "decode", "load", "fold", "emit", "publish")
 USERS, ITEMS, SEED = 5_000, 500, 0
 WAIT_SECONDS_MAX = 60.0
 TARGET_P50_MS, TARGET_P99_MS, TARGET_BEYOND_POLL_MS = 150.0, 300.0, 60.0
 Figures = dict[str, Any]
+
+
+class Work(msgspec.Struct):
+    """What the consumer did, by shard, in the order of the log."""
+
+    batches: dict[str, list[tuple[Position, Batch]]]
+    checkpoints: dict[str, list[Checkpoint]]
 
 
 class Measured(msgspec.Struct):
@@ -64,7 +73,7 @@ class Measured(msgspec.Struct):
 
     tally: Tally
     matched: list[tuple[Sent, float]]
-    batches: dict[str, list[tuple[Position, Batch]]]
+    journal: Work
     recommendations: int
     recommendation_bytes: int
     without_recommendation: int
@@ -129,7 +138,7 @@ def measure(system: System, rate: float, seconds: float, ramp: float, batches: P
     return Measured(
         tally,
         [(event, at) for event, at in matched if event.due_at >= counted_from],
-        read_batches(batches),
+        read_work(batches),
         count,
         size,
         matcher.waiting,
@@ -143,16 +152,20 @@ def own_cpu(name: str, pid: int) -> float:
     return time.process_time() if name == "producer" else cpu_seconds(pid)
 
 
-def read_batches(path: Path) -> dict[str, list[tuple[Position, Batch]]]:
-    """The batches of each shard, by the position of their last record."""
-    decode = msgspec.json.Decoder(Batch).decode
-    found: defaultdict[str, list[tuple[Position, Batch]]] = defaultdict(list)
+def read_work(path: Path) -> Work:
+    """The batches of each shard by the position of their last record, and its checkpoints."""
+    decode = msgspec.json.Decoder(Batch | Checkpoint).decode
+    batches: defaultdict[str, list[tuple[Position, Batch]]] = defaultdict(list)
+    checkpoints: defaultdict[str, list[Checkpoint]] = defaultdict(list)
     for line in path.read_bytes().splitlines():
-        batch = decode(line)
-        found[batch.shard_id].append((position_of(batch.position), batch))
-    for batches in found.values():
-        batches.sort(key=lambda item: item[0])
-    return dict(found)
+        item = decode(line)
+        if isinstance(item, Batch):
+            batches[item.shard_id].append((position_of(item.position), item))
+        else:
+            checkpoints[item.shard_id].append(item)
+    for each in batches.values():
+        each.sort(key=lambda item: item[0])
+    return Work(dict(batches), dict(checkpoints))
 
 
 def position_of(text: str) -> Position:
@@ -161,8 +174,13 @@ def position_of(text: str) -> Position:
     return Position(shard_number_of(shard_id), int(sequence_number), int(sub_sequence_number))
 
 
-def parted(event: Sent, accepted_at: float, batch: Batch) -> list[float]:
-    """The seconds of each of :data:`STEPS`; their sum is the latency."""
+def parted(
+    event: Sent, accepted_at: float, batch: Batch, before: Batch | None, checkpoints: Sequence[Checkpoint]
+) -> list[float]:
+    """The seconds of each of :data:`STEPS`; their sum is the latency.
+
+    ``before`` is the shard's batch before this one, None for its first; ``checkpoints`` are the shard's, in order.
+    """
     began = batch.ended - batch.seconds
     read_ended = min(batch.read_ended or began, began)
     read_started = min(batch.read_started or began, read_ended)
@@ -171,33 +189,51 @@ def parted(event: Sent, accepted_at: float, batch: Batch) -> list[float]:
     stored_at = max(put_at, min(event.acknowledged_at, read_started))
     read_started = max(read_started, stored_at)
     read_ended = max(read_ended, read_started)
+    queued = _overlap(stored_at, read_started, before.ended - before.seconds, before.ended) if before else 0.0
+    first = bisect.bisect_left(checkpoints, stored_at, key=lambda item: item.ended)
+    durable = sum(
+        _overlap(stored_at, read_started, item.ended - item.seconds, item.ended)
+        for item in checkpoints[first : first + 2]
+    )
+    wait = read_started - stored_at
+    durable = min(durable, wait - queued)
     steps = [batch.steps.get(step, 0.0) for step in ("decode", "load", "fold", "emit")]
     publish = accepted_at - read_ended - sum(steps)
     return [
         put_at - event.due_at,
         stored_at - put_at,
-        read_started - stored_at,
+        queued,
+        durable,
+        wait - queued - durable,
         read_ended - read_started,
         *steps,
         publish,
     ]
 
 
+def _overlap(begins: float, ends: float, other_begins: float, other_ends: float) -> float:
+    return max(0.0, min(ends, other_ends) - max(begins, other_begins))
+
+
 def figures(measured: Measured, rate: int) -> Figures:
     """The figures of one rate, without their suffix."""
     rows, latencies = [], []
     for event, at in measured.matched:
-        batches = measured.batches.get(shard_id_of(event.position.shard_number), [])
+        shard_id = shard_id_of(event.position.shard_number)
+        batches = measured.journal.batches.get(shard_id, [])
         index = bisect.bisect_left(batches, event.position, key=lambda item: item[0])
         if index < len(batches):
-            rows.append(parted(event, at, batches[index][1]))
+            before = batches[index - 1][1] if index else None
+            checkpoints = measured.journal.checkpoints.get(shard_id, [])
+            rows.append(parted(event, at, batches[index][1], before, checkpoints))
             latencies.append(at - event.due_at)
     if not rows:
         sys.exit(f"at {rate} events/s no event was found in a recommendation, so there is nothing to report")
     parts, total = np.array(rows) * 1000, np.array(latencies) * 1000
     beyond = total - parts[:, STEPS.index("poll")]
     p50, p95, p99 = np.percentile(total, [50, 95, 99])
-    every = [batch for batches in measured.batches.values() for _, batch in batches]
+    every = [batch for batches in measured.journal.batches.values() for _, batch in batches]
+    durable = [checkpoint.seconds for each in measured.journal.checkpoints.values() for checkpoint in each]
     events = measured.tally.acknowledged
     found: Figures = {
         "p50_ms": p50,
@@ -212,6 +248,7 @@ def figures(measured: Measured, rate: int) -> Figures:
         "events_without_recommendation": measured.without_recommendation,
         "late_ms_max": measured.tally.late_seconds_max * 1000,
         "batch_events": sum(batch.records for batch in every) / len(every),
+        "checkpoint_ms": sum(durable) / max(1, len(durable)) * 1000,
         "users_per_event": sum(batch.users for batch in every) / sum(batch.records for batch in every),
         "recommendation_bytes": measured.recommendation_bytes / max(1, measured.recommendations),
         "consumer_cpu_us_per_event": measured.cpu_seconds["recommender"] / events * 1e6,

@@ -1,7 +1,7 @@
-"""The recommender, which also writes down when it read each batch and what each step of it took.
+"""The recommender, which also writes down when it read each batch, what each step of it took, and its checkpoints.
 
-``STREAMPROC_BENCH_BATCHES`` is the file: a :class:`Batch` of JSON a line. It is the real application under either
-runner; the journal costs some ten microseconds a batch.
+``STREAMPROC_BENCH_BATCHES`` is the file: a :class:`Batch` or a :class:`Checkpoint` of JSON a line. It is the real
+application under either runner; the journal costs some ten microseconds a batch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import msgspec
 from streamproc.application import Application, environment
 from streamproc.aws import aws_client
 from streamproc.runners.kcl.properties import KclRunnerSettings
-from streamproc.telemetry import BatchCommitted, Telemetry, TelemetryEvent
+from streamproc.telemetry import BatchCommitted, Checkpointed, Telemetry, TelemetryEvent
 from streamproc_consumers import recommender
 
 ENVIRONMENT_VARIABLE = "STREAMPROC_BENCH_BATCHES"
 
 
-class Batch(msgspec.Struct, frozen=True, kw_only=True):
+class Batch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One batch. Times are seconds since the epoch."""
 
     shard_id: str
@@ -37,6 +37,14 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     ended: float
     seconds: float
     steps: dict[str, float]
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One checkpoint: for so long, until then (seconds since the epoch), the shard was not read."""
+
+    shard_id: str
+    ended: float
+    seconds: float
 
 
 class BatchJournal:
@@ -73,6 +81,9 @@ class BatchJournal:
                 steps=event.step_seconds,
             )
             self._file.write(msgspec.json.encode(batch) + b"\n")
+        elif isinstance(event, Checkpointed):
+            checkpoint = Checkpoint(shard_id=event.shard_id, ended=time.time(), seconds=event.seconds)
+            self._file.write(msgspec.json.encode(checkpoint) + b"\n")
 
 
 def observed(make: Callable[[], Any], journal: BatchJournal) -> Callable[[], Any]:

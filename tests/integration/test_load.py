@@ -121,6 +121,6 @@ def test_the_latency_benchmark_parts_the_time_of_every_event_and_capacity_compar
         assert 0 < figures[f"{prefix}p50_ms_100"] <= figures[f"{prefix}p99_ms_100"]
         shares = [value for name, value in figures.items() if name.startswith(prefix) and name.endswith("_share_100")]
         assert len(shares) > 9
-        parts = ("late", "put", "poll", "read", "decode", "load", "fold", "emit", "publish")
+        parts = ("late", "put", "queue", "checkpoint", "poll", "read", "decode", "load", "fold", "emit", "publish")
         assert sum(figures[f"{prefix}{part}_share_100"] for part in parts) == pytest.approx(1, abs=0.01)
     assert "| 100 |" in (tmp_path / "capacity.md").read_text()

@@ -46,6 +46,15 @@ def test_latency_grows_with_the_rate_and_leaps_beyond_saturation() -> None:
     assert p99[2] > 2_000
 
 
+def test_a_checkpoint_delays_the_events_that_come_while_it_is_made_and_hardly_the_median() -> None:
+    quick, slow = (
+        capacity_model.simulate(500, 4, CONSTANTS, capacity_model.Surroundings(checkpoint_seconds=seconds))
+        for seconds in (0.0, 0.6)
+    )
+    assert slow.p99_ms > quick.p99_ms + 200
+    assert slow.p50_ms < quick.p50_ms + 40
+
+
 def test_larger_batches_cost_less_an_event() -> None:
     costs = [capacity_model.cpu_us_per_event(size, 1.0, CONSTANTS) for size in (1, 10, 100, 1_000)]
     assert costs == sorted(costs, reverse=True)
@@ -88,11 +97,8 @@ def test_the_page_is_filled_in_and_says_where_there_was_no_run_to_compare_with()
     assert "**no**" in page
 
 
-@given(st.lists(st.floats(0, 1), min_size=7, max_size=7), st.booleans())
-def test_the_parts_of_a_latency_add_up_to_it_whatever_came_first(marks: list[float], reads_in_java: bool) -> None:
-    due, put, acknowledged, read_started, read_ended, ended, accepted = marks
-    read_started, read_ended = sorted((read_started, read_ended))
-    batch = latency_app.Batch(
+def a_batch(read_started: float, read_ended: float, ended: float, reads_in_java: bool) -> latency_app.Batch:
+    return latency_app.Batch(
         shard_id="shardId-000000000000",
         position="shardId-000000000000:1:0",
         records=1,
@@ -103,11 +109,34 @@ def test_the_parts_of_a_latency_add_up_to_it_whatever_came_first(marks: list[flo
         seconds=max(ended, read_ended) - read_ended,
         steps={"decode": 0.01, "load": 0.01, "fold": 0.02, "emit": 0.05, "publish": 0.01},
     )
+
+
+@given(st.lists(st.floats(0, 1), min_size=11, max_size=11), st.booleans())
+def test_the_parts_of_a_latency_add_up_to_it_whatever_came_first(marks: list[float], reads_in_java: bool) -> None:
+    due, put, acknowledged, read_started, read_ended, ended, accepted, *earlier = marks
+    began, idle, checkpointing, durable = sorted(earlier)
+    read_started, read_ended = sorted((read_started, read_ended))
+    batch = a_batch(read_started, read_ended, ended, reads_in_java)
+    before = a_batch(began, began, idle, reads_in_java)
+    checkpoint = latency_app.Checkpoint(shard_id=batch.shard_id, ended=durable, seconds=durable - checkpointing)
     event = Sent("ann", due, put, acknowledged, Position(0, 1, 0))
-    parts = latency.parted(event, accepted, batch)
+    parts = latency.parted(event, accepted, batch, before, [checkpoint])
     assert len(parts) == len(latency.STEPS)
     assert sum(parts) == pytest.approx(accepted - due)
-    assert min(parts[:4]) >= 0
+    assert min(parts[:6]) >= -1e-12
+
+
+def test_the_wait_for_a_read_is_parted_into_the_batch_before_the_checkpoint_and_the_poll() -> None:
+    # Stored at 1.0; the batch before ended at 1.3; a checkpoint took from 1.3 to 1.9; the read began at 2.0.
+    event = Sent("ann", 0.9, 0.9, 1.0, Position(0, 1, 0))
+    before = a_batch(0.8, 0.9, 1.3, reads_in_java=False)
+    checkpoint = latency_app.Checkpoint(shard_id="shardId-000000000000", ended=1.9, seconds=0.6)
+    parts = latency.parted(event, 2.5, a_batch(2.0, 2.1, 2.4, reads_in_java=False), before, [checkpoint])
+    named = dict(zip(latency.STEPS, parts, strict=True))
+    assert named["queue"] == pytest.approx(0.3)
+    assert named["checkpoint"] == pytest.approx(0.6)
+    assert named["poll"] == pytest.approx(0.1)
+    assert named["read"] == pytest.approx(0.1)
 
 
 def test_a_batchs_position_is_read_back_as_the_telemetry_wrote_it() -> None:
