@@ -92,22 +92,21 @@ def simulate(
         end = int(np.searchsorted(arrivals[shard], at - around.put_seconds, side="right"))
         events = arrivals[shard][taken[shard] : end]
         taken[shard] = end
-        following = at + around.poll_seconds
+        done_at = at + around.read_seconds
         if len(events):
             span = max(at - read_before[shard], around.poll_seconds)
             users = distinct_users(len(events) / span, span, max(1, around.users // shards), constants)
             work = len(events) * cpu_us_per_event(len(events), users / len(events), constants) / 1e6
             free_at = max(at + around.read_seconds, free_at) + work
             worked += work
-            published = free_at + around.publish_seconds
+            done_at = free_at + around.publish_seconds
             batches.append(len(events))
-            latencies.append((published - events)[events > min(5.0, seconds / 4)])
-            following = max(following, published)
+            latencies.append((done_at - events)[events > min(5.0, seconds / 4)])
         if at - durable_at[shard] >= around.checkpoint_every_seconds:
             durable_at[shard] = at
-            following = max(following, at + around.read_seconds + around.checkpoint_seconds)
+            done_at += around.checkpoint_seconds
         read_before[shard] = at
-        heapq.heappush(reads, (following, shard))
+        heapq.heappush(reads, (max(at + around.poll_seconds, done_at), shard))
     p50, p99 = np.percentile(np.concatenate(latencies) * 1000, [50, 99])
     return Predicted(round(float(p50), 1), round(float(p99), 1), worked / seconds, sum(batches) / len(batches))
 

@@ -11,8 +11,8 @@ Each event's time is parted without a gap or an overlap:
 - then until the read that found it began: *queue* while the shard's batch before it was worked on, *checkpoint* while
   states were made durable, and *poll* for the rest, the wait for the next of five reads a second and shard
 - *read*: the GetRecords call. Under KCL, which reads in Java, *poll* and *read* are one
-- *decode*, *load*, *fold*, *emit*: the worker's steps over the whole batch; *load* reads the states of users who are not
-  in memory, *emit* is candidates, matrix and booster
+- *decode*, *load*, *fold*, *emit*: the worker's steps over the whole batch; *load* reads the states of users who are
+  not in memory, *emit* is candidates, matrix and booster
 - *publish*: until Firehose accepted it
 
 CPU is that of whole processes by /proc, so it is measured on Linux alone.
