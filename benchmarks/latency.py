@@ -329,6 +329,13 @@ def limits(results: Figures, rates: Sequence[int]) -> list[str]:
                 f" its interpreter can use; puts took {results[f'put_mean_ms_{rate}']} ms and reads"
                 f" {results[f'read_mean_ms_{rate}']} ms on average"
             )
+        stores = results.get(f"checkpoint_share_{rate}", 0.0) + results.get(f"load_share_{rate}", 0.0)
+        if stores > 0.3:
+            found.append(
+                f"at {rate:,} events/s {stores:.0%} of the time is DynamoDB's: a checkpoint took"
+                f" {results[f'checkpoint_ms_{rate}']} ms on average, and its emulator"
+                f" {results[f'dynamodb_cpu_share_{rate}']:.0%} of one core"
+            )
         if machine is not None and machine > 0.9:
             found.append(f"at {rate:,} events/s all processes together kept the machine's cores {machine:.0%} busy")
         if (late := results.get(f"late_ms_max_{rate}", 0.0)) > 100:

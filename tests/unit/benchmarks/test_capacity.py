@@ -153,4 +153,7 @@ def test_what_limits_a_rate_is_said_with_its_figure() -> None:
     figures = {"kinesis_cpu_share_5000": 0.97, "put_mean_ms_5000": 40.0, "read_mean_ms_5000": 9.0}
     [sentence] = latency.limits(figures, [5_000])
     assert "97% of one core" in sentence
+    slow_store = {"checkpoint_share_100": 0.4, "checkpoint_ms_100": 300.0, "dynamodb_cpu_share_100": 0.9}
+    [sentence] = latency.limits(slow_store, [100])
+    assert "40% of the time is DynamoDB's" in sentence
     assert latency.limits({"kinesis_cpu_share_100": 0.1, "machine_cpu_share_100": 0.2}, [100]) == []
