@@ -226,6 +226,7 @@ def surroundings(latency: dict[str, Any], rate: int) -> Surroundings:
         read_seconds=values["read"],
         publish_seconds=values["publish"],
         checkpoint_seconds=latency[f"checkpoint_ms_{rate}"] / 1000,
+        checkpoint_every_seconds=float(latency.get("checkpoint_seconds", 5.0)),
         users=int(latency.get("users", 5_000)),
     )
 

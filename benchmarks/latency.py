@@ -273,6 +273,7 @@ def embedded(
             stream=f"latency-{rate}",
             shards=options.shards,
             app="benchmarks.latency_app:app",
+            options=["--checkpoint-seconds", str(options.checkpoint_seconds)],
             environment=environment,
         ) as system:
             yield rate, figures(measure(system, rate, options.seconds, options.ramp, journal), rate)
@@ -293,7 +294,7 @@ def under_kcl(
                 stream=f"latency-kcl-{rate}",
                 shards=options.shards,
                 app="benchmarks.latency_app:app",
-                options=["--runner", "kcl"],
+                options=["--runner", "kcl", "--checkpoint-seconds", str(options.checkpoint_seconds)],
                 environment=environment,
                 kinesis=(kinesis.client(), kinesis.url),
             ) as system:
@@ -374,6 +375,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="a rate (60)")
     parser.add_argument("--ramp", type=float, default=5.0, help="seconds before them that do not count (5)")
     parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--checkpoint-seconds", type=float, default=5.0, help="the recommender's own is 5")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench-latency.json")
     options = parser.parse_args()
     results: Figures = {
@@ -384,6 +386,7 @@ def main() -> int:
         "python_version": platform.python_version(),
         "seconds_per_rate": options.seconds,
         "shards": options.shards,
+        "checkpoint_seconds": options.checkpoint_seconds,
         "users": USERS,
         "rates": options.rates,
         "kcl_rates": [],
