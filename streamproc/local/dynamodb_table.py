@@ -19,6 +19,9 @@ def snapshot(table: Table, _memo: dict[int, Any]) -> Table:
     copied = copy.copy(table)
     # With a range key an entry is a dictionary of items, without one it is the item.
     entries: dict[Any, Any] = table.items
+    if table.range_key_attr is None:
+        copied.items = defaultdict(dict, entries)
+        return copied
     copied.items = defaultdict(dict)
     for hash_key, found in entries.items():
         copied.items[hash_key] = dict(found) if isinstance(found, dict) else found
