@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 import msgspec
@@ -74,9 +74,13 @@ def episodes_of(
     settings: TrainingSettings,
     progress: Progress,
     *,
+    names: Mapping[str, str],
     orders: bool,
 ) -> list[Episode]:
-    """The episodes that have baskets before them, in time order. ``orders``: whether a basket is an order."""
+    """The episodes that have baskets before them, in time order. ``orders``: whether a basket is an order.
+
+    ``names`` maps item ids to names, which an item has from its first day on.
+    """
     # The latest time so far: a late event belongs to the episode in which it came.
     event_times = list(accumulate((event.at for event in log), max))
     basket_times = list(accumulate((basket.at for basket in baskets), max))
@@ -96,7 +100,7 @@ def episodes_of(
         if settings.whole_episodes:
             cold, warm = _by_user(cold), _by_user(warm)
         before = baskets[:first]
-        found.append(Episode(catalogue_of(before, {}, start, settings), before, cold, warm))
+        found.append(Episode(catalogue_of(before, names, start, settings), before, cold, warm))
     return found
 
 

@@ -119,7 +119,7 @@ def learn(
     at, orders = cut.timestamp(), has_purchases(log)
     progress("replaying the log", 0, 1)
     baskets = replay(log, states_from=first_state_needed(at, settings), orders=orders)
-    episodes = episodes_of(log, baskets, at, settings, progress, orders=orders)
+    episodes = episodes_of(log, baskets, at, settings, progress, names=names, orders=orders)
     random = np.random.default_rng(settings.seed)
     parts = [joined(episode.examples(settings, random)) for episode in episodes]
     held_out = len(parts[-1].labels) if parts else 0

@@ -17,6 +17,7 @@ from streamproc_models.evaluation import simulate
 from streamproc_models.features import UserState, decode_state, encode_state
 from streamproc_models.metrics import measure
 from streamproc_models.training import Objective, TrainingReport, TrainingSettings, train
+from streamproc_models.training.episodes import episodes_of
 from streamproc_models.training.leakage import build_episodes
 from streamproc_models.training.tables import catalogue_of
 from streamproc_producers.events import CartEvent, EventType
@@ -150,6 +151,19 @@ def test_items_in_too_few_baskets_are_not_in_the_catalogue(shop_log: list[CartEv
 def test_a_generator_that_there_is_not_is_refused_by_name(shop_log: list[CartEvent], cut: datetime) -> None:
     with pytest.raises(SettingsError, match="generator 'magic' is not known: choose among covisit"):
         catalogue_of(replay(shop_log), {}, cut.timestamp(), TrainingSettings(generators=("magic",)))
+
+
+def test_what_a_model_learns_from_has_the_names_that_it_will_rank_with(
+    shop_log: list[CartEvent], cut: datetime
+) -> None:
+    names = {f"i{item:02d}": f"Lamp{item // 3}" for item in range(30)}
+    settings = TrainingSettings(episodes=2, generators=("text",))
+    episodes = episodes_of(
+        shop_log, replay(shop_log), cut.timestamp(), settings, lambda *_: None, names=names, orders=True
+    )
+    assert len(episodes) == 2
+    for episode in episodes:
+        assert np.any(episode.catalogue.generators[0].arrays()["links"] > 0)
 
 
 def test_in_a_log_without_purchases_each_event_is_a_basket(shop_log: list[CartEvent]) -> None:
