@@ -26,9 +26,9 @@ def fit_booster(
         "tree_method": "hist",
         "max_depth": settings.tree_depth,
         "eta": settings.learning_rate,
-        "min_child_weight": 10,
+        "min_child_weight": settings.leaf_weight_min,
         "subsample": 0.8,
-        "colsample_bytree": 0.7,
+        "colsample_bytree": settings.tree_features,
         "nthread": settings.threads,
         "seed": settings.seed,
     }
@@ -36,7 +36,7 @@ def fit_booster(
         parameters |= {"lambdarank_pair_method": "topk", "lambdarank_num_pair_per_sample": 20}
     data = _matrix(training, settings, None)
     if validation is None:
-        return xgboost.train(parameters, data, trees)
+        return _with_scores(xgboost.train(parameters, data, trees), settings)
     booster = xgboost.train(
         parameters,
         data,
@@ -46,15 +46,33 @@ def fit_booster(
         verbose_eval=False,
     )
     # inplace_predict uses all trees, so those after the best are cut off.
-    return booster[: booster.best_iteration + 1]
+    return _with_scores(booster[: booster.best_iteration + 1], settings)
+
+
+def _with_scores(booster: xgboost.Booster, settings: TrainingSettings) -> xgboost.Booster:
+    """Where its probabilities are not those of the rows it gives their logits, but for a constant."""
+    if settings.objective is Objective.LOGISTIC and not settings.gives_probabilities:
+        booster.set_param({"objective": "binary:logitraw"})
+    return booster
 
 
 def _matrix(
     examples: Examples, settings: TrainingSettings, reference: xgboost.QuantileDMatrix | None
 ) -> xgboost.QuantileDMatrix:
     # A list that is ranked needs its rows together, and weighs as a whole.
-    of_rows = {"qid": examples.groups} if settings.objective is Objective.NDCG else {"weight": examples.weights}
+    of_rows = (
+        {"qid": examples.groups} if settings.objective is Objective.NDCG else {"weight": _weights(examples, settings)}
+    )
     return xgboost.QuantileDMatrix(examples.rows, examples.labels, ref=reference, nthread=settings.threads, **of_rows)
+
+
+def _weights(examples: Examples, settings: TrainingSettings) -> NDArray[np.float32]:
+    """1 a row on average, so that a leaf needs as many rows whatever the baskets' sizes."""
+    if not settings.size_power:
+        return examples.weights
+    of_sizes = examples.sizes**-settings.size_power
+    weights: NDArray[np.float32] = (examples.weights * of_sizes / of_sizes.mean()).astype(np.float32)
+    return weights
 
 
 def fit_calibration(scores: NDArray[np.float32], examples: Examples) -> tuple[float, float]:

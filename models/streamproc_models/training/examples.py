@@ -27,21 +27,31 @@ class Examples(NamedTuple):
     weights: NDArray[np.float32]
     #: int64 [rows], ascending: the number of the basket.
     groups: NDArray[np.int64]
+    #: float32 [rows]: how many items the basket has, whether or not they are candidates.
+    sizes: NDArray[np.float32]
 
     def part(self, start: int, end: int | None = None) -> Examples:
         """These rows; not a copy."""
-        return Examples(self.rows[start:end], self.labels[start:end], self.weights[start:end], self.groups[start:end])
+        return Examples(*(column[start:end] for column in self))
+
+
+def _empty(width: int) -> Examples:
+    none = np.empty(0, np.float32)
+    return Examples(np.empty((0, width), np.float32), none, none, np.empty(0, np.int64), none)
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
     """All of them, in their order."""
     if not parts:
-        none = np.empty(0, np.float32)
-        return Examples(none, none, none, np.empty(0, np.int64))
+        return _empty(0)
     baskets = np.cumsum([0, *(part.groups[-1] + 1 if len(part.groups) else 0 for part in parts)])
     groups = [part.groups + first for part, first in zip(parts, baskets[:-1], strict=True)]
-    rows, labels, weights = (np.concatenate(column) for column in list(zip(*parts, strict=True))[:3])
-    return Examples(rows, labels, weights, np.concatenate(groups))
+    numbered = [part._replace(groups=of_part) for part, of_part in zip(parts, groups, strict=True)]
+    return _concatenated(numbered)
+
+
+def _concatenated(parts: Sequence[Examples]) -> Examples:
+    return Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def examples(
@@ -53,9 +63,7 @@ def examples(
     model trained with the weights is calibrated for all candidates.
     """
     matrix = Matrix()
-    width = len(features_of(catalogue.generator_names))
-    none = np.empty(0, np.float32)
-    parts = [Examples(np.empty((0, width), np.float32), none, none, np.empty(0, np.int64))]
+    parts = [_empty(len(features_of(catalogue.generator_names)))]
     known = [basket for basket in baskets if basket.state is not None]
     for start in range(0, len(known), USERS_MAX):
         some = known[start : start + USERS_MAX]
@@ -74,11 +82,12 @@ def examples(
         positive = np.isin(proposed.users * len(catalogue) + proposed.codes, wanted)
         weights = _sample(positive, proposed.users, len(some), negatives_max, random)
         kept = weights > 0
+        of_rows = proposed.users[kept]
+        sizes = np.array([len(basket.prices) for basket in some], dtype=np.float32)
         parts.append(
-            Examples(rows[kept], positive[kept].astype(np.float32), weights[kept], start + proposed.users[kept])
+            Examples(rows[kept], positive[kept].astype(np.float32), weights[kept], start + of_rows, sizes[of_rows])
         )
-    rows, labels, weights, groups = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Examples(rows, labels, weights, groups)
+    return _concatenated(parts)
 
 
 def _sample(

@@ -19,7 +19,7 @@ from streamproc_models.evaluation import Judgement
 from streamproc_models.training.boosting import fit_booster, fit_calibration
 from streamproc_models.training.episodes import InTheMaking, Progress, episodes_of, first_state_needed
 from streamproc_models.training.examples import Examples, joined
-from streamproc_models.training.settings import Objective, TrainingSettings
+from streamproc_models.training.settings import TrainingSettings
 from streamproc_models.training.tables import catalogue_of
 from streamproc_producers.events import CartEvent, utc
 
@@ -136,7 +136,7 @@ def learn(
         judged = fit_booster(training, validation, settings)
         validated = episodes[-1].judge(judged)
         scores = bundle.predict(judged, validation.rows)
-        if settings.objective is Objective.NDCG:
+        if not settings.gives_probabilities:
             calibration = fit_calibration(scores, validation)
         predicted = bundle.calibrated(scores, calibration)
         observed = float(predicted @ validation.weights / (validation.labels @ validation.weights))

@@ -18,6 +18,7 @@ from streamproc_models.features import UserState, decode_state, encode_state
 from streamproc_models.metrics import measure
 from streamproc_models.training import Objective, TrainingReport, TrainingSettings, train
 from streamproc_models.training.episodes import episodes_of
+from streamproc_models.training.examples import examples
 from streamproc_models.training.leakage import build_episodes
 from streamproc_models.training.tables import catalogue_of
 from streamproc_producers.events import CartEvent, EventType
@@ -185,6 +186,29 @@ def test_a_ranking_objective_comes_with_probabilities_that_fit(
     bundle = load(tmp_path)
     assert bundle.calibration is not None
     assert bundle.calibration[0] > 0
+
+
+def test_baskets_that_weigh_by_their_size_come_with_probabilities_that_fit(
+    shop_log: list[CartEvent], cut: datetime, tmp_path: Path
+) -> None:
+    settings = TrainingSettings(trees_max=20, size_power=0.5)
+    report = train(shop_log, cut, tmp_path, names={}, settings=settings)
+    assert report.calibration == pytest.approx(1, abs=0.05)
+    bundle = load(tmp_path)
+    assert bundle.calibration is not None
+    assert bundle.calibration[0] == pytest.approx(1, abs=0.3)
+
+
+def test_of_a_row_the_size_of_its_basket_is_known(shop_log: list[CartEvent], bundle: Bundle) -> None:
+    baskets = [basket for basket in replay(shop_log) if basket.state is not None][-50:]
+    rows = examples(baskets, bundle.catalogue, negatives_max=5, random=np.random.default_rng(1))
+    assert rows.sizes.tolist() == [len(baskets[group].prices) for group in rows.groups.tolist()]
+
+
+@pytest.mark.parametrize(("name", "value"), [("size_power", -0.5), ("leaf_weight_min", -1.0), ("tree_features", 0.0)])
+def test_a_setting_out_of_its_range_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is {value}: it must be"):
+        TrainingSettings(**{name: value})
 
 
 def test_metrics_follow_their_definitions() -> None:
