@@ -32,7 +32,7 @@ class Examples(NamedTuple):
 
     def part(self, start: int, end: int | None = None) -> Examples:
         """These rows; not a copy."""
-        return Examples(*(column[start:end] for column in self))
+        return Examples._make(column[start:end] for column in self)
 
 
 def _empty(width: int) -> Examples:
@@ -51,7 +51,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
 
 
 def _concatenated(parts: Sequence[Examples]) -> Examples:
-    return Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Examples._make(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def examples(
