@@ -1,6 +1,6 @@
 # Each verb sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload bench-audit bench-api bench-latency capacity clean
+.PHONY: help setup lock lint test test-long demo chaos soak evaluate bench bench-kcl bench-producer bench-reload bench-audit bench-api bench-latency capacity bench-memory clean
 SHELL := /bin/bash
 
 BIN := .venv/bin
@@ -9,6 +9,9 @@ RUNS ?= 2000
 SEED ?= 0
 MINUTES ?= 30
 RATE ?= 300
+PEERS ?= kclpy,bytewax
+ROUNDS ?= 3
+EVENTS ?= 200000
 SETS ?= tafeng diginetica online-retail
 STAMP := .venv/.setup
 PYPROJECTS := pyproject.toml producers/pyproject.toml models/pyproject.toml consumers/pyproject.toml
@@ -52,8 +55,11 @@ soak: $(STAMP) ## Run producer and recommender for MINUTES at RATE events a seco
 evaluate: $(STAMP) ## Train on the public sets (SETS=...) and judge on what they hold out; STREAMPROC_DATA_DIR is their folder
 	@$(BIN)/streamproc evaluate $(SETS:%=--set %) --out build $(ARGS)
 
-bench: $(STAMP) ## Measure throughput and latency
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+bench: $(STAMP) ## Measure the job beside other frameworks: PEERS=kclpy,bytewax,pyflink,spark ROUNDS=3 EVENTS=200000
+	@$(BIN)/python -m benchmarks.throughput --peers "$(PEERS)" --rounds $(ROUNDS) --events $(EVENTS) $(ARGS)
+
+bench-memory: $(STAMP) ## Measure the worker's memory over 10 million events of a million users
+	@$(BIN)/python -m benchmarks.throughput.memory $(ARGS)
 
 bench-kcl: $(STAMP) ## Measure the child of KCL's daemon beside amazon-kclpy's own loop
 	@$(BIN)/python benchmarks/kcl.py $(ARGS)

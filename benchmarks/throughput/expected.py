@@ -1,0 +1,93 @@
+"""What every way must have written: lists by a plain fold, scored at the last event of each user and batch.
+
+A way that makes a list an event is compared where the batches of 1,000 end, one with larger batches where its own do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from benchmarks.throughput.inputs import FIRST_SEQUENCE_NUMBER
+from benchmarks.throughput.job import ITEMS_PER_LIST, Task, bundle_of
+from streamproc_models.features import UserState, fold, new_state
+from streamproc_models.scorer import RankedItem, Scorer
+from streamproc_producers.events import CartEvent
+
+TOLERANCE = 1e-6
+#: Number of the event -> items and scores of the list.
+Lists = dict[int, tuple[tuple[str, ...], tuple[float, ...]]]
+
+
+class _Position(msgspec.Struct):
+    sequence_number: str
+
+
+class _Written(msgspec.Struct):
+    """Of our lists and of the peers': those name the position, these the event."""
+
+    items: list[RankedItem]
+    position: _Position | None = None
+    event_id: UUID | None = None
+
+
+class Unequal(Exception):
+    """A way wrote something else than the others."""
+
+
+def expected(of: Task, events: Sequence[CartEvent]) -> Lists:
+    """The lists of a log at the task's batches and candidates."""
+    scorer, states, lists = Scorer(bundle_of(of)), dict[str, UserState](), Lists()
+    for start in range(0, len(events), of.batch):
+        last: dict[str, int] = {}
+        for number, event in enumerate(events[start : start + of.batch], start):
+            states[event.user_id] = fold(states.get(event.user_id) or new_state(), event)
+            last[event.user_id] = number
+        ranked = scorer.rank([(user_id, states[user_id]) for user_id in last], ITEMS_PER_LIST)
+        for number, one in zip(last.values(), ranked, strict=True):
+            lists[number] = _key(one.items)
+    return lists
+
+
+def compare(out: Path, wanted: Lists, numbers: dict[UUID, int], events: int) -> int:
+    """Compare what a way wrote in this folder with these lists, of so many events; return how many lists it wrote.
+
+    Raises Unequal with the first difference.
+    """
+    decode = msgspec.json.Decoder(_Written).decode
+    written, missing = 0, {number for number in wanted if number < events}
+    for line in _lines(out):
+        one = decode(line)
+        written += 1
+        if one.position is not None:
+            number = int(one.position.sequence_number) - FIRST_SEQUENCE_NUMBER
+        else:
+            number = numbers[one.event_id] if one.event_id is not None else -1
+        if number not in wanted:
+            continue
+        missing.discard(number)
+        (ids, scores), (wanted_ids, wanted_scores) = _key(one.items), wanted[number]
+        if ids != wanted_ids or any(abs(a - b) > TOLERANCE for a, b in zip(scores, wanted_scores, strict=True)):
+            raise Unequal(
+                f"the list after event {number} is {list(zip(ids, scores, strict=True))} and not"
+                f" {list(zip(wanted_ids, wanted_scores, strict=True))}"
+            )
+    if missing:
+        raise Unequal(f"{len(missing)} lists are missing, the first one after event {min(missing)}")
+    return written
+
+
+def _key(items: Iterable[RankedItem]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    return tuple(item.id for item in items), tuple(item.probability for item in items)
+
+
+def _lines(out: Path) -> Iterator[bytes]:
+    """Of the file, or of the folder in which Flink and Spark make files."""
+    single, folder = out / "lists.ndjson", out / "lists"
+    paths = [single] if single.exists() else [path for path in folder.rglob("*part-*") if ".crc" not in path.name]
+    for path in paths:
+        with path.open("rb") as lines:
+            yield from lines
