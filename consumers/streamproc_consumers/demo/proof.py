@@ -8,6 +8,7 @@ and not by the consumers.
 from __future__ import annotations
 
 import bisect
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -60,17 +61,38 @@ def journal_position(line: JournalLine) -> Position | None:
     return Position(shard_number_of(line.shard_id), int(line.sequence_number), line.sub_sequence_number or 0)
 
 
+class Ledger:
+    """One fold of what was sent, by user, an event at a time and in each user's order. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._states: dict[str, UserState] = {}
+        self._counts: Counter[str] = Counter()
+        self._hashes: Counter[str] = Counter()
+
+    def add(self, event: CartEvent) -> None:
+        """Fold it."""
+        user = event.user_id
+        with self._lock:
+            self._states[user] = fold(self._states.get(user) or new_state(), event)
+            self._counts[user] += 1
+            self._hashes[user] = roll(self._hashes[user], fingerprint(event.event_id.bytes))
+
+    def expected(self) -> dict[str, Oracle]:
+        """What every user's state must be now."""
+        with self._lock:
+            return {
+                user: Oracle(self._counts[user], self._hashes[user], encode_state(state))
+                for user, state in self._states.items()
+            }
+
+
 def oracle(events: Iterable[CartEvent]) -> dict[str, Oracle]:
     """One fold of these events, by user."""
-    states: dict[str, UserState] = {}
-    counts: Counter[str] = Counter()
-    hashes: Counter[str] = Counter()
+    ledger = Ledger()
     for event in events:
-        user = event.user_id
-        states[user] = fold(states.get(user) or new_state(), event)
-        counts[user] += 1
-        hashes[user] = roll(hashes[user], fingerprint(event.event_id.bytes))
-    return {user: Oracle(counts[user], hashes[user], encode_state(state)) for user, state in states.items()}
+        ledger.add(event)
+    return ledger.expected()
 
 
 def applied(

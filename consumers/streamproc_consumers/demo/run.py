@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -126,16 +126,7 @@ def run(plan: Plan, console: Console) -> Result:
         stack.create_stream(STREAM, SHARDS)
         stack.create_delivery_stream(RECOMMENDATIONS, BUCKET, RECOMMENDATIONS_PREFIX)
         stack.create_delivery_stream(ARCHIVE, BUCKET, ARCHIVE_PREFIX)
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))},
-            **stack.environment(),
-            "STREAMPROC_STREAM": STREAM,
-            "STREAMPROC_MODEL": str(model),
-            "STREAMPROC_BUCKET": BUCKET,
-            "STREAMPROC_DELIVERY_STREAM": RECOMMENDATIONS,
-            "STREAMPROC_ARCHIVE_DELIVERY_STREAM": ARCHIVE,
-        }
-        session = _Session(plan, stack, environment, console)
+        session = _Session(plan, stack, environment_of(stack, str(model)), console)
         console.print(
             f"[bold]3/4[/] replaying {plan.events:,} events: {plan.rate_seconds:.0f} s at {plan.rate:.0f} a second,"
             " the rest as fast as possible",
@@ -146,14 +137,36 @@ def run(plan: Plan, console: Console) -> Result:
         return session.prove()
 
 
+def environment_of(stack: LocalStack, model: str) -> dict[str, str]:
+    """What the consumers' processes need."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))},
+        **stack.environment(),
+        "STREAMPROC_STREAM": STREAM,
+        "STREAMPROC_MODEL": model,
+        "STREAMPROC_BUCKET": BUCKET,
+        "STREAMPROC_DELIVERY_STREAM": RECOMMENDATIONS,
+        "STREAMPROC_ARCHIVE_DELIVERY_STREAM": ARCHIVE,
+    }
+
+
 def _train(plan: Plan, model: Path) -> None:
-    command = [*_streamproc("train"), "--events", str(plan.data), "--cut", f"{plan.cut:%Y-%m-%d}", "--out", str(model)]
+    command = [
+        *streamproc_command("train"),
+        "--events",
+        str(plan.data),
+        "--cut",
+        f"{plan.cut:%Y-%m-%d}",
+        "--out",
+        str(model),
+    ]
     done = subprocess.run(command, check=False)  # noqa: S603  # our own command
     if done.returncode:
         raise DemoFailed(f"training failed with exit code {done.returncode}; its output is above")
 
 
-def _streamproc(command: str) -> list[str]:
+def streamproc_command(command: str) -> list[str]:
+    """The command line for one of our own commands."""
     return [sys.executable, "-m", "streamproc", command]
 
 
@@ -199,7 +212,7 @@ class _Session:
     def _start_consumer(self, name: str) -> None:
         # Three seconds: a restart after the kill waits so long to see that the dead worker's leases stand still.
         arguments = ["-A", f"streamproc_consumers.{name}:app", "--log-format", "json", "--failover-seconds", "3"]
-        process = _started([*_streamproc("run"), *arguments], self._environment, self._log(name))
+        process = started([*streamproc_command("run"), *arguments], self._environment, self._log(name))
         self._consumers[name] = self._processes.enter_context(process)
 
     def _kill_recommender(self) -> None:
@@ -224,11 +237,7 @@ class _Session:
         A worker that took leases over reads again what the one before it published but did not store, and a stop in
         the middle of that leaves the rest for the next worker.
         """
-        if self._watch.leases == SHARDS:
-            return True
-        leases = DynamoDBLeases(RECOMMENDER, client=self._stack.client("dynamodb")).list()
-        checkpoints = {lease.shard_id: lease.checkpoint for lease in leases if lease.checkpoint.isdigit()}
-        return all(int(checkpoints.get(shard, 0)) >= last for shard, last in self._watch.sent_up_to.items())
+        return self._watch.leases == SHARDS or is_durable(self._stack, self._watch.sent_up_to)
 
     def _until(self, reached: Callable[[], bool], display: Display, phase: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -269,14 +278,14 @@ class _Session:
             "--journal": plan.folder / "journal.jsonl",
         }
         words = [str(word) for option in options.items() for word in option]
-        return _started([*_streamproc("replay"), *words], self._environment, self._log("replay"))
+        return started([*streamproc_command("replay"), *words], self._environment, self._log("replay"))
 
     def prove(self) -> Result:
         """Read everything back and compute the figures."""
         watch, plan = self._watch, self._plan
         sent = [line for line in watch.lines if proof.journal_position(line) is not None]
         expected = proof.oracle(line.event for line in sent)
-        durable, projected, dead_letters = self._states(expected)
+        durable, projected, dead_letters = read_back(self._stack, expected)
         outcome = proof.applied(expected, durable, projected)
         if outcome.different:
             self._console.print(f"[red]states that differ, among them:[/] {', '.join(outcome.different)}")
@@ -308,14 +317,6 @@ class _Session:
             hit_rate_at_10_popularity=round(hits.rate_popularity, 4),
             states_equal_oracle=outcome.states_equal_oracle,
         )
-
-    def _states(self, users: dict[str, proof.Oracle]) -> tuple[dict[str, StoredState], dict[str, StoredState], int]:
-        kinesis, dynamodb = self._stack.client("kinesis"), self._stack.client("dynamodb")
-        namespace = Namespace(RECOMMENDER, STREAM, stream_created_at(kinesis, STREAM))
-        durable = {stored.key: stored for stored in DynamoDBStates(namespace, client=dynamodb).scan()}
-        projected = RedisProjection(namespace, url=self._stack.redis_url).read(sorted({*users, *durable}))
-        letters = DynamoDBDeadLetters(namespace, bucket=BUCKET, client=dynamodb, s3=self._stack.client("s3"))
-        return durable, projected, sum(1 for _ in letters.scan())
 
     def _s3(self) -> tuple[set[str], int, int]:
         """Distinct recommendation ids, lines, and objects below the prefix."""
@@ -356,8 +357,25 @@ class _Session:
         return round(len(flat_out) / seconds, 1)
 
 
+def is_durable(stack: LocalStack, sent_up_to: Mapping[str, int]) -> bool:
+    """Whether each shard's checkpoint is at the last sequence number that was sent there."""
+    leases = DynamoDBLeases(RECOMMENDER, client=stack.client("dynamodb")).list()
+    checkpoints = {lease.shard_id: lease.checkpoint for lease in leases if lease.checkpoint.isdigit()}
+    return all(int(checkpoints.get(shard, 0)) >= last for shard, last in sent_up_to.items())
+
+
+def read_back(stack: LocalStack, users: Iterable[str]) -> tuple[dict[str, StoredState], dict[str, StoredState], int]:
+    """Every state in DynamoDB, the copies of those and of these users in Redis, and the number of dead letters."""
+    kinesis, dynamodb = stack.client("kinesis"), stack.client("dynamodb")
+    namespace = Namespace(RECOMMENDER, STREAM, stream_created_at(kinesis, STREAM))
+    durable = {stored.key: stored for stored in DynamoDBStates(namespace, client=dynamodb).scan()}
+    projected = RedisProjection(namespace, url=stack.redis_url).read(sorted({*users, *durable}))
+    letters = DynamoDBDeadLetters(namespace, bucket=BUCKET, client=dynamodb, s3=stack.client("s3"))
+    return durable, projected, sum(1 for _ in letters.scan())
+
+
 @contextmanager
-def _started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process of the demonstration, ended with the block whatever happens in it.
 
     It has a session of its own: Ctrl-C reaches the demonstration, which ends its processes before the stack. On Linux
