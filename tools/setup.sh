@@ -65,6 +65,14 @@ if ! command -v java >/dev/null && [ ! -x "${JAVA_HOME:-}/bin/java" ]; then
     fi
     command -v java >/dev/null || say "no Java: the fleet runner and its tests need one (8 or newer)"
 fi
+if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "no Chromium on PATH: trying apt-get install chromium"
+        (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core) \
+            >build/apt-chromium.log 2>&1 || say "that failed (build/apt-chromium.log)"
+    fi
+    command -v chromium >/dev/null || say "no Chromium: make test-long needs one for the live page"
+fi
 if command -v npm >/dev/null; then
     if [ ! -e .node/node_modules/kinesis-local/main.js ]; then
         say "installing kinesis-local, the Kinesis of the reshard tests, into .node"

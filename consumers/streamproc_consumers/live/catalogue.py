@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import msgspec
 
 from streamproc_producers.events import CartEvent, EventType
 
+#: The page's files.
+STATIC = Path(__file__).with_name("static")
 #: The data set names no departments. A product is in the first one that has a word of its name.
 _DEPARTMENTS = {
     "Christmas": "christmas xmas santa advent reindeer snowman stocking noel",
     "Lights & candles": "candle candles t-light light lights lantern lamp candlestick tealight night",
+    "Bags": "bag bags shopper tote purse rucksack backpack luggage",
     "Kitchen & table": (
         "cake mug mugs cup cups tea bowl plate plates baking jar jars kitchen cutlery apron lunch bottle glass napkin"
         " napkins teapot tray jug egg recipe pantry spoon tins coffee bread oven cakestand snack sugar coaster coasters"
     ),
-    "Bags": "bag bags shopper tote purse rucksack backpack luggage",
     "Jewellery": "necklace earrings bracelet ring brooch bangle pendant hair earring charm",
     "Paper & gifts": (
         "card cards wrap paper gift notebook ribbon ribbons tissue sticker stickers pencil pencils book stationery"
@@ -42,10 +45,10 @@ class Product(msgspec.Struct, frozen=True):
 
     id: str
     name: str
-    #: Of one unit, in pounds.
-    price: float
-    #: The department.
-    group: str
+    #: Of one unit; 0 where it is not known.
+    price: float = 0.0
+    #: The department; empty for none.
+    group: str = ""
 
 
 class Shopper(msgspec.Struct, frozen=True):
@@ -62,6 +65,8 @@ class Catalogue(msgspec.Struct, frozen=True):
     #: The most bought first.
     products: list[Product]
     shoppers: list[Shopper] = []
+    #: Of the prices, by ISO 4217.
+    currency: str = "GBP"
 
 
 def department(name: str) -> str:

@@ -8,22 +8,20 @@ import mimetypes
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, Router, get, post
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, Parameter
 from litestar.response import Redirect, Stream
 
 from streamproc.errors import StreamprocError
 from streamproc_consumers.api.errors import Refused
-from streamproc_consumers.live.catalogue import Catalogue
+from streamproc_consumers.live.catalogue import STATIC, Catalogue
 from streamproc_consumers.live.engine import Controls, Engine
 
-STATIC = Path(__file__).with_name("static")
 #: Where the page is, below the API's address.
 PAGE = "/shop"
 _LIVE = "/live"
@@ -68,14 +66,21 @@ def page_routes(catalogue: Catalogue, *, live: bool) -> list[Any]:
 
     files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
 
-    @get([f"{PAGE}/", f"{PAGE}/{{name:str}}"], opt=_PUBLIC, include_in_schema=False)
-    async def file(name: str = "index.html") -> Response[bytes]:
+    @get(f"{PAGE}/", opt=_PUBLIC, include_in_schema=False)
+    async def page() -> Response[bytes]:
+        return _file("index.html")
+
+    @get(f"{PAGE}/{{name:str}}", opt=_PUBLIC, include_in_schema=False)
+    async def file(name: FromPath[str]) -> Response[bytes]:
+        return _file(name)
+
+    def _file(name: str) -> Response[bytes]:
         if name not in files:
             raise Refused(404, f"the page has no file {name}")
         media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
         return Response(files[name], media_type=media_type, headers=_HEADERS)
 
-    return [index, config, sold, file]
+    return [index, config, sold, page, file]
 
 
 def _json(content: bytes) -> Response[bytes]:
@@ -197,7 +202,7 @@ def _control_routes(controls: Controls) -> Router:
         return await done(controls.kill)
 
     @post("/promote", opt=_PUBLIC, guards=[from_this_page])
-    async def promote(data: Promotion) -> Response[bytes]:
+    async def promote(data: JSONBody[Promotion]) -> Response[bytes]:
         return await done(controls.promote, data.version, data.force)
 
     @post("/rollback", opt=_PUBLIC, guards=[from_this_page])

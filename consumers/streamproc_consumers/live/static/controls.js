@@ -33,6 +33,7 @@ export class Buttons {
 
   async #press(button, what, body, note) {
     button.disabled = true;
+    this.pressed = what;
     text(note, "");
     try {
       await json(`${this.address}/${what}`, {
@@ -90,6 +91,8 @@ export class Buttons {
     if (this.told === now) return;
     this.told = now;
     this.steps.replaceChildren(...steps.map(({ at, told }) => el("li", {}, el("span.at", {}, `${at.toFixed(1)} s`), told)));
+    // Whoever pressed the button sees what comes of it, in the panel's own scrolling.
+    if (this.pressed === "kill") this.steps.lastElementChild?.scrollIntoView({ block: "nearest" });
     this.proof.hidden = !proof;
     this.proof.dataset.number = number;
     text(this.drillNote, failed || (proof ? sentence(proof) : ""));

@@ -33,9 +33,18 @@ export function text(element, value) {
   if (element.textContent !== value) element.textContent = value;
 }
 
-const money = new Intl.NumberFormat("en-GB", { style: "currency", currency: "GBP" });
+let money = priced("GBP");
 const whole = new Intl.NumberFormat("en-GB");
 export const asMoney = (value) => (value > 0 ? money.format(value) : "");
+/** Prices are in this currency from now on, by its code (ISO 4217). */
+export function priceIn(currency) {
+  money = priced(currency);
+}
+
+function priced(currency) {
+  return new Intl.NumberFormat("en-GB", { style: "currency", currency });
+}
+
 export const asCount = (value) => whole.format(value);
 export const plural = (count, one, many = `${one}s`) => `${asCount(count)} ${count === 1 ? one : many}`;
 

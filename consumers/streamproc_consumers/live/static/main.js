@@ -2,7 +2,7 @@
 
 import { Api, configuration, json } from "./api.js";
 import { Cart } from "./cart.js";
-import { $, asName, el, plural, text } from "./dom.js";
+import { $, asName, el, plural, priceIn, text } from "./dom.js";
 import { List } from "./list.js";
 import { Shelf } from "./shelf.js";
 
@@ -15,6 +15,7 @@ const NEW = "new";
 class Page {
   constructor(config, catalogue) {
     this.api = new Api(config);
+    if (catalogue.currency) priceIn(catalogue.currency);
     this.products = new Map(catalogue.products.map((product) => [product.id, { ...product, name: asName(product.name, product.id) }]));
     this.shoppers = catalogue.shoppers ?? [];
     this.session = crypto.randomUUID();

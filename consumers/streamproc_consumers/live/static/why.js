@@ -5,30 +5,26 @@ const SOURCES = {
   popular: "popular now",
 };
 
+const ago = (days) => (days < 1 ? "today" : days < 2 ? "yesterday" : `${Math.round(days)} days ago`);
+
+/** What a feature's value says; null where it says nothing worth a chip. */
 const FEATURES = {
-  own_in_cart: "in your cart",
-  own_adds: "you added this before",
-  own_views: "you looked at this",
-  own_orders: "you buy this often",
-  own_order_share: "in most of your orders",
-  own_order_decay: "you buy this often",
-  own_streak: "in your last orders",
-  own_due: "time to buy again",
-  own_gap_orders: "you buy this regularly",
-  own_interest: "you like this lately",
-  own_orders_since: "you bought this lately",
-  own_purchase_age_days: "you bought this lately",
-  own_event_age_days: "you had this lately",
-  own_place: "you had this lately",
-  item_rank: "popular now",
-  item_share_7d: "popular this week",
-  item_share_30d: "popular this month",
-  item_repeat_rate: "often bought again",
-  item_trend: "rising this week",
-  item_age_days: "new in the shop",
-  item_price: "in your price range",
-  price_ratio: "in your price range",
-  sources: "fits in several ways",
+  own_in_cart: (value) => (value > 0 ? "in your cart" : null),
+  own_adds: (value) => (value > 0 ? "you added this before" : null),
+  own_views: (value) => (value > 0 ? "you looked at this" : null),
+  own_orders: (value) => (value > 1 ? `in ${value} of your orders` : null),
+  own_order_share: (value) => (value > 0.5 ? "in most of your orders" : null),
+  own_order_decay: (value) => (value > 1.5 ? "you buy this often" : null),
+  own_streak: (value) => (value > 1 ? `in your last ${value} orders` : null),
+  own_due: (value) => (value >= 0.8 && value < 3 ? "time to buy it again" : null),
+  own_orders_since: (value) => (value === 0 ? "in your last order" : null),
+  own_purchase_age_days: (value) => `you bought this ${ago(value)}`,
+  own_place: (value) => (value < 3 ? "you had this just now" : null),
+  item_share_7d: () => "popular this week",
+  item_share_30d: () => "popular this month",
+  item_rank: (value) => (value < 100 ? "one of the most bought" : null),
+  item_repeat_rate: (value) => (value > 0.2 ? "often bought again" : null),
+  item_trend: (value) => (value > 1.2 ? "rising this week" : null),
 };
 
 /** The sentence for a generator that only some bundles have. */
@@ -53,10 +49,16 @@ export function why(item, basket, inCart) {
     const beside = basket.find((product) => product.related.includes(item.id));
     if (beside) return `bought together with ${beside.name.toLowerCase()}`;
   }
-  const best = (item.why?.reasons ?? []).find(
-    (reason) => reason.contribution > 0 && FEATURES[reason.feature] && (own || !reason.feature.startsWith("own_")),
-  );
-  if (own) return best?.feature.startsWith("own_") ? FEATURES[best.feature] : SOURCES.history;
-  if (SOURCES[item.source]) return SOURCES[item.source];
+  if (own) return said(item, "own_") ?? SOURCES.history;
+  if (SOURCES[item.source]) return said(item, "item_") ?? SOURCES[item.source];
   return GENERATORS.find(([pattern]) => pattern.test(item.source))[1];
+}
+
+/** The words of the feature that adds the most, among those whose names begin so. */
+function said(item, prefix) {
+  for (const { feature, value, contribution } of item.why?.reasons ?? []) {
+    const words = contribution > 0 && feature.startsWith(prefix) && value !== null ? FEATURES[feature]?.(value) : null;
+    if (words) return words;
+  }
+  return null;
 }
