@@ -69,7 +69,9 @@ class Recommender:
                     self._url = event["url"]
 
     def ask(self) -> None:
-        """Take in its metrics; a process that does not answer has none."""
+        """Take in its metrics; a process that does not answer has none, and one that ended is none."""
+        if self.ended() is not None:
+            self.figures = Worker(pid=None)
         pid, url = self.figures.pid, self._url
         if pid is None or url is None:
             return

@@ -194,8 +194,9 @@ def _control_routes(controls: Controls) -> Router:
         try:
             await asyncio.to_thread(call, *arguments)
         except StreamprocError as error:
-            raise Refused(409, str(error), "not_done") from error
-        return _json(b'{"ok":true}')
+            # No error of the request: the gate's refusal, say, is an answer, and browsers log errors.
+            return _json(_encode({"done": False, "why": str(error)}))
+        return _json(b'{"done":true}')
 
     @post("/kill", opt=_PUBLIC, guards=[from_this_page])
     async def kill() -> Response[bytes]:

@@ -36,11 +36,12 @@ export class Buttons {
     this.pressed = what;
     text(note, "");
     try {
-      await json(`${this.address}/${what}`, {
+      const { why } = await json(`${this.address}/${what}`, {
         method: "POST",
         headers: { "Content-Type": "application/json", [this.session.header]: this.session.token },
         body: JSON.stringify(body),
       });
+      if (why) throw new Error(why);
     } catch (error) {
       text(note, error.message);
       return error;

@@ -24,17 +24,20 @@ const FEATURES = {
 };
 
 /** Show the engine room, if the feed is there. Returns null where it is not: the page is a shop alone. */
-export async function attach(address, nameOf) {
+export async function attach(address, nameOf, onModel) {
   const there = await json(address).catch(() => null);
   if (!there) return null;
   const buttons = await Buttons.open(there.controls ? `${address}/controls` : null);
-  return new EngineRoom(address, nameOf, buttons);
+  return new EngineRoom(address, nameOf, onModel, buttons);
 }
 
 class EngineRoom {
-  constructor(address, nameOf, buttons) {
+  /** `nameOf` is the name of a product; `onModel` is called when another model becomes the champion. */
+  constructor(address, nameOf, onModel, buttons) {
     this.address = address;
     this.nameOf = nameOf;
+    this.onModel = onModel;
+    this.champion = null;
     this.buttons = buttons;
     this.user = null;
     this.source = null;
@@ -154,6 +157,8 @@ class EngineRoom {
       : `Process ${worker.pid}: ${worker.leases ?? 0} shards, ${asCount(worker.eventsFolded ?? 0)} events folded, ${asCount(worker.deadLetters ?? 0)} put aside.`);
     this.#arms(figures.arms);
     this.buttons.show(models, drill);
+    if (this.champion && models?.champion !== this.champion) this.onModel();
+    this.champion = models?.champion ?? null;
   }
 
   #tile(key, value) {
