@@ -182,5 +182,5 @@ function part(title, note, ...content) {
 }
 
 function asMillis(value) {
-  return value >= 10_000 ? `${(value / 1000).toFixed(1)} s` : `${Math.round(value)} ms`;
+  return value >= 1000 ? `${(value / 1000).toFixed(value < 10_000 ? 2 : 1)} s` : `${Math.round(value)} ms`;
 }

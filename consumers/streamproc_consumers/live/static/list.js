@@ -86,11 +86,11 @@ export class List {
     const move = el("span.move", { hidden: true });
     const chip = el("span.why");
     const row = el("li.place", { data: { item: product.id } },
-      el("span.rank", {}, number),
+      el("span.rank", {}, number, move),
       el("div.art", {}, art(product)),
       el("div", {},
         el("p.place-name", { title: product.name }, product.name),
-        el("div.tags", {}, move, chip)),
+        el("p.why-line", {}, chip)),
       el("button.add", { type: "button", "aria-label": `Add ${product.name} to the cart`, onclick: () => this.onAdd(product) },
         svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path", { d: "M8 3v10M3 8h10", stroke: "currentColor", "stroke-width": 1.8, "stroke-linecap": "round" }))),
     );
@@ -106,8 +106,8 @@ export class List {
     mark.replaceChildren(...{
       "": () => [],
       new: () => ["new"],
-      up: () => [el("span", { "aria-hidden": "true" }, "▲ "), el("span.unseen", {}, "up "), String(by)],
-      down: () => [el("span", { "aria-hidden": "true" }, "▼ "), el("span.unseen", {}, "down "), String(-by)],
+      up: () => [el("span", { "aria-hidden": "true" }, "▲"), el("span.unseen", {}, "up "), String(by)],
+      down: () => [el("span", { "aria-hidden": "true" }, "▼"), el("span.unseen", {}, "down "), String(-by)],
     }[kind]());
   }
 }

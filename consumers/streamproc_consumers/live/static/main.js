@@ -85,6 +85,7 @@ class Page {
   act(events, said) {
     const number = ++this.acted;
     const since = performance.now();
+    void this.basket(); // asked while the event is on its way
     this.list.wait();
     this.list.mark(this.cart);
     this.shelf.mark(this.cart);

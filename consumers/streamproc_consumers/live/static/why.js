@@ -5,7 +5,7 @@ const SOURCES = {
   popular: "popular now",
 };
 
-const ago = (days) => (days < 1 ? "today" : days < 2 ? "yesterday" : `${Math.round(days)} days ago`);
+const ago = (days) => (days < 1 ? "today" : days < 2 ? "yesterday" : days < 14 ? `${Math.round(days)} days ago` : `${Math.round(days / 7)} weeks ago`);
 
 /** What a feature's value says; null where it says nothing worth a chip. */
 const FEATURES = {
@@ -18,7 +18,7 @@ const FEATURES = {
   own_streak: (value) => (value > 1 ? `in your last ${value} orders` : null),
   own_due: (value) => (value >= 0.8 && value < 3 ? "time to buy it again" : null),
   own_orders_since: (value) => (value === 0 ? "in your last order" : null),
-  own_purchase_age_days: (value) => `you bought this ${ago(value)}`,
+  own_purchase_age_days: (value) => `bought ${ago(value)}`,
   own_place: (value) => (value < 3 ? "you had this just now" : null),
   item_share_7d: () => "popular this week",
   item_share_30d: () => "popular this month",
@@ -46,7 +46,8 @@ export function why(item, basket, inCart) {
   if (inCart) return "in your cart";
   const own = (item.why?.sources ?? [item.source]).includes("history");
   if (!own) {
-    const beside = basket.find((product) => product.related.includes(item.id));
+    const [beside] = basket.filter((product) => product.related.includes(item.id))
+      .sort((a, b) => a.related.indexOf(item.id) - b.related.indexOf(item.id));
     if (beside) return `bought together with ${beside.name.toLowerCase()}`;
   }
   if (own) return said(item, "own_") ?? SOURCES.history;
