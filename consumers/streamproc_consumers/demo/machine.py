@@ -53,7 +53,9 @@ class Recorded(CartProducer):
     """A producer whose acknowledged events go into the feed and the ledger. Those of ``put_past`` are not measured."""
 
     def __init__(self, feed: Feed, ledger: Ledger, client: Any) -> None:
-        super().__init__(STREAM, client=client, settings=ProducerSettings(record_ttl_seconds=30.0))
+        # The API puts from its event loop, which nothing may hold up.
+        settings = ProducerSettings(record_ttl_seconds=30.0, full_wait_seconds_max=0.0)
+        super().__init__(STREAM, client=client, settings=settings)
         self._feed = feed
         self._ledger = ledger
 

@@ -6,6 +6,7 @@ import os
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
+import msgspec
 import uvicorn
 from rich.console import Console
 
@@ -36,7 +37,6 @@ from streamproc_models.registry import CHAMPION, open_registry
 #: A fifth of the shoppers get the challenger's lists, as soon as there is one.
 _EXPERIMENT = '{"salt": "live", "weights": {"champion": 0.8, "challenger": 0.2}}'
 _POLL_SECONDS = 1.0
-_ACKNOWLEDGE_SECONDS = 5.0
 
 
 def serve(plan: Plan, console: Console, *, port: int) -> None:
@@ -86,7 +86,10 @@ def serve(plan: Plan, console: Console, *, port: int) -> None:
             model_poll_seconds=_POLL_SECONDS,
             port=port,
         )
-        services = open_services(settings, sending=Sending(producer, _ACKNOWLEDGE_SECONDS))
+        # The API's events go through the producer that keeps the books.
+        services = msgspec.structs.replace(
+            open_services(settings), sending=Sending(producer, settings.acknowledge_seconds)
+        )
         extra = [*page_routes(wares.catalogue, live=True), *live_routes(machine)]
         app = create_app(settings, services=services, extra=extra)
         listener.listen(128)  # whoever reads the address may come at once
