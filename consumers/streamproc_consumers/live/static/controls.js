@@ -92,12 +92,15 @@ export class Buttons {
     if (this.told === now) return;
     this.told = now;
     this.steps.replaceChildren(...steps.map(({ at, told }) => el("li", {}, el("span.at", {}, `${at.toFixed(1)} s`), told)));
-    // Whoever pressed the button sees what comes of it, in the panel's own scrolling.
-    if (this.pressed === "kill") this.steps.lastElementChild?.scrollIntoView({ block: "nearest" });
     this.proof.hidden = !proof;
     this.proof.dataset.number = number;
     text(this.drillNote, failed || (proof ? sentence(proof) : ""));
-    if (!proof) return;
+    if (proof) this.#prove(proof);
+    // Whoever pressed the button sees what comes of it, in the panel's own scrolling.
+    if (this.pressed === "kill" && number) this.drillNote.scrollIntoView({ block: "nearest" });
+  }
+
+  #prove(proof) {
     const rows = { sent: proof.sent, applied: proof.applied, lost: proof.lost, "applied twice": proof.twice };
     this.proof.replaceChildren(...Object.entries(rows).map(([name, value]) =>
       el("div", { data: { count: name } }, el("dt", {}, name), el("dd", {}, asCount(value)))));

@@ -152,7 +152,7 @@ function notice(sentence) {
   $("notice").hidden = !sentence;
 }
 
-/** A shopper that nobody knows, the same as long as the tab is open. */
+/** A shopper that nobody knows yet. */
 function newShopper() {
   return `guest-${crypto.randomUUID().slice(0, 8)}`;
 }
