@@ -129,13 +129,15 @@ class Page {
     }
   }
 
-  /** Another model serves: ask until the list is its own. A shopper of another arm keeps the list. */
+  /** Another model serves, whoever shops meanwhile: ask until the list is its own. Other arms keep their lists. */
   async another() {
-    const number = this.acted;
-    for (let left = MODEL_TRIES; left && number === this.acted; left--) {
+    for (let left = MODEL_TRIES; left; left--) {
       await new Promise((resolve) => setTimeout(resolve, MODEL_MS));
+      const number = this.acted;
       const list = await this.api.personalized(this.user, PLACES).catch(() => null);
-      if (list && list.modelVersion !== $("places").dataset.model) return void this.show(number, null);
+      if (list && number === this.acted && list.modelVersion !== $("places").dataset.model) {
+        return void this.show(number, null);
+      }
     }
   }
 
