@@ -34,7 +34,9 @@ _REPLAYED_RATE, _SERVED_RATE = 200.0, 25.0
 )
 @click.option("--events", type=click.IntRange(min=100), default=100_000, show_default=True, help="Replay so many.")
 @click.option(
-    "--rate", type=float, help="Events a second in the steady phase.  [default: 200; of the others with --serve: 25]"
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Events a second in the steady phase.  [default: 200; of the others with --serve: 25]",
 )
 @click.option("--rate-seconds", type=float, default=60.0, show_default=True, help="Length of the steady phase.")
 @click.option("--model", type=click.Path(path_type=Path), help="Use this bundle instead of training one.")
