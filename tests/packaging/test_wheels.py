@@ -95,11 +95,12 @@ def test_a_wheel_adds_exactly_one_import_name(wheels: Mapping[str, Path], name: 
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_wheel_holds_the_packages_modules_with_their_templates_and_the_typing_marker_alone(
+def test_a_wheel_holds_the_packages_modules_with_their_templates_and_pages_and_the_typing_marker_alone(
     wheels: Mapping[str, Path], name: str
 ) -> None:
     folder = FOLDERS[name]
-    modules = {str(path.relative_to(folder)) for pattern in ("*.py", "*.j2") for path in (folder / name).rglob(pattern)}
+    patterns = ("*.py", "*.j2", "static/*")
+    modules = {str(path.relative_to(folder)) for pattern in patterns for path in (folder / name).rglob(pattern)}
     held = {entry for entry in names_in(wheels[name]) if ".dist-info/" not in entry}
 
     assert held == modules | {f"{name}/py.typed"}
