@@ -17,6 +17,8 @@ _DISTRIBUTION_OF = {
     "explain": "streamproc-consumers",
     "experiment": "streamproc-consumers",
     "load": "streamproc-consumers",
+    "page": "streamproc-consumers[api]",
+    "audit": "streamproc-consumers[audit]",
 }
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from streamproc.errors import SettingsError
 from streamproc_consumers.api.server import serve
 from streamproc_consumers.api.settings import ApiKey, ApiSettings, read_keys
+from streamproc_consumers.live.catalogue import read_catalogue
+from streamproc_consumers.live.routes import page_routes
 from streamproc_consumers.reload import POLL_SECONDS, poll_seconds
 
 EXIT_CODES = """\b
@@ -99,6 +102,12 @@ Exit codes:
     help="An event that Kinesis did not acknowledge for so long is answered with 503.",
 )
 @click.option(
+    "--page",
+    type=click.Path(path_type=Path),
+    metavar="CATALOGUE",
+    help="Serve the shop page, too: a catalogue.json of what it sells (docs/live.md).",
+)
+@click.option(
     "--log-format", type=click.Choice(["auto", "json", "text"]), default="auto", show_default=True, help="Of stderr."
 )
 def api(
@@ -116,6 +125,7 @@ def api(
     cors_origins: tuple[str, ...],
     rate: float,
     acknowledge_seconds: float,
+    page: Path | None,
     log_format: str,
 ) -> None:
     """Answer recommendations over HTTP, scored on demand, and take events into the stream.
@@ -127,6 +137,7 @@ def api(
     Examples:
       streamproc api --model s3://shop-models/models/cart@champion --redis-url redis://cache:6379/0
       streamproc api --model demo-output/model --redis-url redis://127.0.0.1:6379/0 --port 0
+      streamproc api --model demo-output/model --redis-url redis://127.0.0.1:6379/0 --page catalogue.json
       streamproc api --host 0.0.0.0 --keys-file keys.txt --cors-origin https://shop.example
     """
     settings = ApiSettings(
@@ -146,8 +157,19 @@ def api(
         acknowledge_seconds=acknowledge_seconds,
     )
     json_logs = None if log_format == "auto" else log_format == "json"
-    if serve(settings, json_logs=json_logs):
+    if serve(settings, extra=_page(page, settings), json_logs=json_logs):
         raise click.exceptions.Exit(130)
+
+
+def _page(path: Path | None, settings: ApiSettings) -> list[Any]:
+    if path is None:
+        return []
+    if settings.keys:
+        raise SettingsError(
+            "--page cannot be served beside keys, which it does not have: write it with `streamproc page --api-key`,"
+            " whose files any web server can serve"
+        )
+    return page_routes(read_catalogue(path), live=False)
 
 
 def _given(value: str | None, option: str, variable: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from streamproc.errors import SettingsError
 from streamproc_producers.events import CartEvent, EventType
 
 #: The page's files.
@@ -67,6 +68,14 @@ class Catalogue(msgspec.Struct, frozen=True):
     shoppers: list[Shopper] = []
     #: Of the prices, by ISO 4217.
     currency: str = "GBP"
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Read ``catalogue.json``. Raises SettingsError with the field that is wrong."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Catalogue)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no catalogue: {error}; docs/live.md says how it is written") from error
 
 
 def department(name: str) -> str:

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from streamproc.errors import SettingsError
-from streamproc_consumers.live.catalogue import STATIC, Catalogue, products_of
+from streamproc_consumers.live.catalogue import STATIC, Catalogue, products_of, read_catalogue
 from streamproc_producers.retail import RetailLog, default_data_path, item_names
 
 
@@ -40,7 +40,7 @@ def page(folder: Path, api: str, api_key: str | None, catalogue: Path | None) ->
     """
     if urlsplit(api).scheme not in ("http", "https") or not urlsplit(api).netloc:
         raise SettingsError(f"--api {api!r} is no web address: write it as https://api.shop.example")
-    sold = _read(catalogue) if catalogue else _retail()
+    sold = read_catalogue(catalogue) if catalogue else _retail()
     folder.mkdir(parents=True, exist_ok=True)
     for path in STATIC.iterdir():
         shutil.copyfile(path, folder / path.name)
@@ -48,13 +48,6 @@ def page(folder: Path, api: str, api_key: str | None, catalogue: Path | None) ->
     (folder / "catalogue.json").write_bytes(msgspec.json.encode(sold))
     (folder / "config.json").write_bytes(msgspec.json.encode(configuration))
     click.echo(f"{folder} holds the page with {len(sold.products):,} products")
-
-
-def _read(path: Path) -> Catalogue:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Catalogue)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is no catalogue: {error}; docs/live.md says how it is written") from error
 
 
 def _retail() -> Catalogue:
