@@ -99,7 +99,7 @@ def test_a_wheel_holds_the_packages_modules_with_their_templates_and_pages_and_t
     wheels: Mapping[str, Path], name: str
 ) -> None:
     folder = FOLDERS[name]
-    patterns = ("*.py", "*.j2", "static/*")
+    patterns = ("*.py", "*.j2", "static/*", "load/*.html", "load/*.json", "load/*.toml")
     modules = {str(path.relative_to(folder)) for pattern in patterns for path in (folder / name).rglob(pattern)}
     held = {entry for entry in names_in(wheels[name]) if ".dist-info/" not in entry}
 
