@@ -19,6 +19,7 @@ from streamproc.errors import SettingsError
 from streamproc.telemetry import Telemetry
 from streamproc_consumers.facts import ShadowCompared
 from streamproc_consumers.reload import Models, Serving
+from streamproc_consumers.trending import Trend
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import UserState
 from streamproc_models.filters import Filter
@@ -115,6 +116,14 @@ class Served(NamedTuple):
     #: The probability with which a user is in this arm.
     propensity: float
     bundle: Bundle
+    #: What was offered to every user, None where nothing was.
+    trend: Trend | None = None
+
+    @property
+    def item_snapshot(self) -> str:
+        """Which cross-user values were in force; see :class:`streamproc_consumers.recommendation.Recommendation`."""
+        of_bundle = self.bundle.item_snapshot
+        return of_bundle if self.trend is None else f"{of_bundle}+{self.trend.name}"
 
 
 class Ranker:
@@ -143,6 +152,7 @@ class Ranker:
         self._shadowed = _Shadowed()
         self._shadow_told_at = self._clock.monotonic()
         self._telemetry: Telemetry | None = None
+        self._trend: Trend | None = None
         if models.serving.main not in self._experiment.weights:
             raise SettingsError(
                 f"STREAMPROC_EXPERIMENT gives {models.serving.main} no weight, which STREAMPROC_MODEL follows: give it"
@@ -153,6 +163,12 @@ class Ranker:
     def observe(self, telemetry: Telemetry) -> None:
         """Where to tell how the shadow compares."""
         self._telemetry = telemetry
+
+    def offer(self, trend: Trend) -> None:
+        """Take this for what is trending from the next batch on, in every arm."""
+        self._trend = trend
+        for scorer in self._scorers.values():
+            scorer.offer(trend.item_ids)
 
     def model_version(self) -> str:
         """The version of the last batch; those of all arms, where there are several."""
@@ -199,7 +215,7 @@ class Ranker:
         except Exception as error:  # Whose fault it is, the caller finds out.
             raise _ArmFailed(arm, error) from error
         bundle = serving.bundles[arm]
-        return [Served(found, arm, propensity, bundle) for found in ranked]
+        return [Served(found, arm, propensity, bundle, self._trend) for found in ranked]
 
     def _weights(self, serving: Serving) -> dict[str, float]:
         """The shares of the arms that have a bundle; what the others would have is the main one's."""
@@ -212,13 +228,19 @@ class Ranker:
         self._scorers = {
             alias: known
             if (known := self._scorers.get(alias)) is not None and known.model is bundle
-            else Scorer(bundle, self._filters, cascade=self._cascade)
+            else self._scorer(bundle)
             for alias, bundle in serving.bundles.items()
         }
         arms = [serving.main, *sorted(self._experiment.weights)]
         self._versions = list(
             dict.fromkeys(serving.bundles[arm].model_version for arm in arms if arm in serving.bundles)
         )
+
+    def _scorer(self, bundle: Bundle) -> Scorer:
+        scorer = Scorer(bundle, self._filters, cascade=self._cascade)
+        if self._trend is not None:
+            scorer.offer(self._trend.item_ids)
+        return scorer
 
     def _shadow(self, serving: Serving, users: Sequence[User], served: Sequence[Served], k: int) -> None:
         salt, share = f"{self._experiment.salt}/shadow", self._experiment.shadow

@@ -14,11 +14,12 @@ import xgboost
 
 from streamproc.errors import SettingsError
 from streamproc.fold import KeyStates
-from streamproc.processor import Changed, Received
+from streamproc.processor import Changed, Received, Snapshot
 from streamproc.record import Record
 from streamproc.settings import WorkerSettings
 from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem
 from streamproc_consumers.recommender import Recommender
+from streamproc_consumers.trending import trend_named, trend_of
 from streamproc_models.bundle import GOLDEN_TOLERANCE, Bundle
 from streamproc_models.explain import Explanation, explain as explain_items
 from streamproc_models.features import UserState
@@ -137,12 +138,19 @@ def read_log(lines: Iterable[ArchivedLine], of: Recommendation, where: str) -> L
     return Log(events, later, number, begins)
 
 
-def explain(of: Recommendation, log: Log, bundle: Bundle, item_ids: Sequence[str] = ()) -> Explained:
+def explain(
+    of: Recommendation, log: Log, bundle: Bundle, item_ids: Sequence[str] = (), snapshot: Snapshot | None = None
+) -> Explained:
     """Rank again with the bundle of the list's version and compare; explain its items, or those that are asked for.
 
-    Raises SettingsError where no event could be folded.
+    ``snapshot`` is the one of what is trending that the list names, where it names one and that is still there. Raises
+    SettingsError where no event could be folded.
     """
-    processor = Recommender(bundle)
+    named = trend_named(of.item_snapshot)
+    trending = named[1] if named and snapshot else 0
+    processor = Recommender(bundle, trending=trending)
+    if snapshot is not None:
+        processor.use_snapshot(snapshot)
     states = KeyStates(processor, WorkerSettings())
     states.admit([of.user_id], {})
     folded = states.fold({of.user_id: log.events})
@@ -155,7 +163,8 @@ def explain(of: Recommendation, log: Log, bundle: Bundle, item_ids: Sequence[str
     state = changed[0].state
     published = {item.id: item for item in of.items}
     wanted = list(dict.fromkeys(item_ids or published))
-    known = [] if of.fallback in BY_POPULARITY else explain_items(bundle, state, wanted)
+    trend = trend_of(snapshot, trending).item_ids if snapshot else ()
+    known = [] if of.fallback in BY_POPULARITY else explain_items(bundle, state, wanted, trending=trend)
     explanations = {one.item_id: one for one in known}
     same = _ranking(again) == _ranking(of) and again.fallback == of.fallback
     return Explained(
@@ -201,8 +210,13 @@ def _differences(of: Recommendation, again: Recommendation, log: Log, bundle: Bu
             f" {again.features_as_of.isoformat()}"
         )
     if again.item_snapshot != of.item_snapshot:
+        trending = trend_named(of.item_snapshot)
         found.append(
-            f"the list used the cross-user values {of.item_snapshot}, and the bundle's own are {again.item_snapshot}"
+            f"the list was offered the trending items of snapshot {trending[0]}, which is not here: give the place of"
+            " the application's snapshots, where it may have been removed since"
+            if trending
+            else f"the list used the cross-user values {of.item_snapshot}, and the bundle's own are"
+            f" {again.item_snapshot}"
         )
     if found:
         return found

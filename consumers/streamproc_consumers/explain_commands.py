@@ -25,6 +25,7 @@ from streamproc_consumers.explain import (
     read_log,
 )
 from streamproc_consumers.recommendation import Recommendation
+from streamproc_consumers.trending import find_snapshot, trend_named
 from streamproc_models import bundle as bundles
 from streamproc_models.bundle import MANIFEST, Bundle
 from streamproc_models.explain import Reason
@@ -69,10 +70,21 @@ class ListDiffers(StreamprocError):
     required=True,
     help="The registry that has the list's version, s3://bucket/models/NAME or a folder, or that bundle's folder.",
 )
+@click.option(
+    "--snapshots",
+    help="Where the recommender's snapshots are, s3://bucket/snapshots/APPLICATION/STREAM@CREATED or a folder: for"
+    " lists that were offered what is trending.",
+)
 @click.option("--item", "items", multiple=True, metavar="ID", help="All features of this item instead; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with all features of every item.")
 def explain(
-    recommendation_id: str, recommendations: str, events: str, address: str, items: tuple[str, ...], as_json: bool
+    recommendation_id: str,
+    recommendations: str,
+    events: str,
+    address: str,
+    snapshots: str | None,
+    items: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Rebuild the features of a list from the archived log, rank again, and show why its items are in it.
 
@@ -91,7 +103,9 @@ def explain(
     found = find(read_lines(recommendations, Recommendation), recommendation_id, recommendations)
     # The model first: what is missing there should be said before a long archive is read.
     bundle = _bundle(address, found.model_version)
-    result = explained(found, read_log(read_lines(events, ArchivedLine), found, events), bundle, items)
+    trending = trend_named(found.item_snapshot)
+    snapshot = find_snapshot(snapshots, trending[0]) if snapshots and trending else None
+    result = explained(found, read_log(read_lines(events, ArchivedLine), found, events), bundle, items, snapshot)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2))
     else:

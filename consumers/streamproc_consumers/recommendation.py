@@ -40,7 +40,8 @@ RecommendedItem = RankedItem
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was recommended to a user, from which features, by which model."""
 
-    #: Equal for equal user, position and model version: a replay publishes the same one again.
+    #: Equal for equal user, position and model version: a replay publishes the same one again. Its items are the same
+    #: where ``item_snapshot`` is.
     recommendation_id: str
     user_id: str
     items: list[RecommendedItem]
@@ -56,7 +57,8 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: Event time of that event.
     event_ts: datetime
     published_ts: datetime
-    #: Which cross-user values (popularity, neighbours) were in force.
+    #: Which cross-user values were in force: ``bundle:<version>`` for popularity and neighbours, and behind it
+    #: ``+trending:<number>/<items>`` where the first items of that snapshot were offered to every user.
     item_snapshot: str
     #: What the list lacks, or None; see docs/explain.md.
     fallback: str | None

@@ -12,7 +12,7 @@ import msgspec
 from streamproc.application import Application, environment
 from streamproc.clock import Clock, SystemClock
 from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
-from streamproc.processor import Changed, KeyedProcessor
+from streamproc.processor import Changed, KeyedProcessor, Snapshot
 from streamproc.projections.redis import RedisProjection
 from streamproc.settings import LocalRunnerSettings, WorkerSettings
 from streamproc.sinks.firehose import FirehoseSink
@@ -22,6 +22,7 @@ from streamproc.telemetry import Telemetry
 from streamproc_consumers.arms import Experiment, Ranker, Served, read_cascade, read_experiment
 from streamproc_consumers.recommendation import LogPosition, Recommendation, recommendation_id
 from streamproc_consumers.reload import POLL_SECONDS, FixedModels, Models, models_at, poll_seconds
+from streamproc_consumers.trending import read_trending, trend_of
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import FOLD_VERSION, UserState, decode_state, encode_state, fold, new_state
 from streamproc_models.features.trending import Trending
@@ -36,7 +37,8 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
     """Folds a user's events into features and ranks the candidates of all changed users with one booster call an arm.
 
     One object serves one shard: the scorers' memory is used again. The models are shared, and change between batches;
-    see :mod:`streamproc_consumers.reload`.
+    see :mod:`streamproc_consumers.reload`. ``trending`` is how many items of the latest snapshot are offered to every
+    user.
     """
 
     fold_version = FOLD_VERSION
@@ -48,10 +50,12 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
         *,
         experiment: Experiment | None = None,
         cascade: Cascade | None = None,
+        trending: int = 0,
     ) -> None:
         self._models = FixedModels(models) if isinstance(models, Bundle) else models
         self._clock = clock or SystemClock()
         self._ranker = Ranker(self._models, experiment, self._clock, cascade=cascade)
+        self._trending = trending
         self._encoder = msgspec.json.Encoder()
         self._line = bytearray()
 
@@ -92,6 +96,11 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
         """What is trending over all shoppers; see :mod:`streamproc_models.features.trending`."""
         return Trending()
 
+    def use_snapshot(self, snapshot: Snapshot) -> None:
+        """What is trending is offered to every user from now on, where that is switched on."""
+        if self._trending:
+            self._ranker.offer(trend_of(snapshot, self._trending))
+
     def emit(self, changed: Sequence[Changed[UserState]]) -> Sequence[Recommendation]:
         """A list for every changed user. The bundles are those in force now, for all of them."""
         ranked = self._ranker.rank([(item.key, item.state) for item in changed], ITEMS_PER_LIST)
@@ -114,7 +123,7 @@ class Recommender(KeyedProcessor[CartEvent, UserState, Recommendation]):
 
 
 def _recommendation(item: Changed[UserState], served: Served, published_ts: datetime) -> Recommendation:
-    ranked, arm, propensity, bundle = served
+    ranked, arm, propensity, bundle, _ = served
     position, last_at, event_time, version = item.position, item.state.last_at, item.event_time, bundle.model_version
     event_ts = utc(event_time)
     return Recommendation(
@@ -128,7 +137,7 @@ def _recommendation(item: Changed[UserState], served: Served, published_ts: date
         position=LogPosition.of(position),
         event_ts=event_ts,
         published_ts=published_ts,
-        item_snapshot=bundle.item_snapshot,
+        item_snapshot=served.item_snapshot,
         fallback=ranked.fallback,
     )
 
@@ -138,19 +147,21 @@ def app() -> Application:
 
     STREAMPROC_MODEL is a bundle's folder, or a registry and the alias to follow, as s3://bucket/models/NAME@champion;
     STREAMPROC_MODEL_POLL_SECONDS and STREAMPROC_EXPERIMENT go with it (docs/models.md). STREAMPROC_CASCADE scores fewer
-    candidates to the end, as {"first_trees": 40, "keep": 25}. STREAMPROC_BUCKET takes large dead letters and the
-    snapshots of what is trending, STREAMPROC_REDIS_URL is the projection's Redis;
-    STREAMPROC_STREAM, STREAMPROC_DELIVERY_STREAM and STREAMPROC_RECOMMENDER_NAME have defaults.
+    candidates to the end, as {"first_trees": 40, "keep": 25}. STREAMPROC_TRENDING offers every user so many
+    trending items. STREAMPROC_BUCKET takes large dead letters and the snapshots of what is trending,
+    STREAMPROC_REDIS_URL is the projection's Redis; STREAMPROC_STREAM, STREAMPROC_DELIVERY_STREAM and
+    STREAMPROC_RECOMMENDER_NAME have defaults.
     """
     address, experiment = environment("STREAMPROC_MODEL"), read_experiment(os.environ.get("STREAMPROC_EXPERIMENT", ""))
     poll = environment("STREAMPROC_MODEL_POLL_SECONDS", default=str(POLL_SECONDS))
     models = models_at(address, experiment.aliases() if experiment else [], poll_seconds=poll_seconds(poll))
     cascade = read_cascade(os.environ.get("STREAMPROC_CASCADE", ""))
+    trending = read_trending(os.environ.get("STREAMPROC_TRENDING", ""))
     bucket = environment("STREAMPROC_BUCKET")
     return Application(
         name=environment("STREAMPROC_RECOMMENDER_NAME", default="recommender"),
         stream=environment("STREAMPROC_STREAM", default="cart-events"),
-        processor=lambda: Recommender(models, experiment=experiment, cascade=cascade),
+        processor=lambda: Recommender(models, experiment=experiment, cascade=cascade, trending=trending),
         states=DynamoDBStates,
         deadletters=partial(DynamoDBDeadLetters, bucket=bucket),
         sink=partial(

@@ -1,6 +1,7 @@
 """Candidates: which items are worth scoring for a user. One row a user and item, bounded.
 
-They come from the *history* (the user's own items), from every generator of the bundle, and from what is *popular*.
+They come from the *history* (the user's own items), from every generator of the bundle, from what is *popular*, and
+where a caller has them from items that are *trending* over all users.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from streamproc_models.retrieval.base import Scored, Scores
 #: Users a call at most: keys of a user, a score and a place must fit 63 bits, and the work the processor's caches.
 USERS_MAX = 512
 
-HISTORY, POPULAR = "history", "popular"
-_POPULAR_BEHIND = 4
+HISTORY, POPULAR, TRENDING = "history", "popular", "trending"
+#: What is proposed to everybody alike has its place so many times further behind.
+_BEHIND = 4
 
 
 class Candidates(NamedTuple):
     """The candidates of a batch of users: one user after the other, the best by priority first.
 
-    The *priority* is the best place that any source gives the item, own items counting double, and popular ones a
-    quarter: it decides what the bound keeps, and which of two equal scores comes first.
+    The *priority* is the best place that any source gives the item, own items counting double, and popular and
+    trending ones a quarter: it decides what the bound keeps, and which of two equal scores comes first.
     """
 
     #: int64 [users + 1]: where each user's rows start.
@@ -35,7 +37,7 @@ class Candidates(NamedTuple):
     #: int64 [rows].
     users: NDArray[np.int64]
     codes: NDArray[np.int64]
-    #: uint32 [rows]: a set of sources, bits in the order of :func:`source_names`.
+    #: uint32 [rows]: a set of sources, bits in the order of :func:`source_names`, and TRENDING after them.
     sources: NDArray[np.uint32]
     #: int64 [rows]: index of the item's record in the columns, -1 without one.
     records: NDArray[np.int64]
@@ -52,15 +54,30 @@ def source_names(catalogue: Catalogue) -> tuple[str, ...]:
     return (HISTORY, *catalogue.generator_names, POPULAR)
 
 
+def trending_codes(catalogue: Catalogue, item_ids: Sequence[str]) -> NDArray[np.int64]:
+    """The codes of trending items, in their order and without those that the catalogue does not know."""
+    codes = catalogue.codes
+    return np.array([codes[item_id] for item_id in item_ids if item_id in codes], dtype=np.int64)
+
+
+_NONE_TRENDING: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+
 def source_label(sources: int, names: tuple[str, ...]) -> str:
     """The first source of a set, as it is published."""
     return names[(sources & -sources).bit_length() - 1]
 
 
-def candidates(columns: Columns, catalogue: Catalogue, filters: Sequence[Filter] = ()) -> Candidates:
+def candidates(
+    columns: Columns,
+    catalogue: Catalogue,
+    filters: Sequence[Filter] = (),
+    trending: NDArray[np.int64] = _NONE_TRENDING,
+) -> Candidates:
     """The candidates of each user that all filters keep, as many as the catalogue says at most.
 
-    A user's candidates do not depend on the others of the batch. Raises ValueError for more than USERS_MAX users.
+    ``trending`` are codes that are proposed to every user, the first first; see :func:`trending_codes`. A user's
+    candidates do not depend on the others of the batch. Raises ValueError for more than USERS_MAX users.
     """
     users, items = len(columns.now), len(catalogue)
     if users > USERS_MAX:
@@ -74,8 +91,10 @@ def candidates(columns: Columns, catalogue: Catalogue, filters: Sequence[Filter]
         proposed.append(codes)
     popular = np.arange(min(catalogue.proposed_max, items))
     proposed.append(np.broadcast_to(popular, (users, len(popular))))
+    if len(trending):
+        proposed.append(np.broadcast_to(trending, (users, len(trending))))
 
-    pairs = _Pairs(proposed, own_records, items, catalogue.proposed_max)
+    pairs = _Pairs(proposed, own_records, items, catalogue.proposed_max, personal=1 + len(scored))
     if filters:
         cells = np.flatnonzero(pairs.stands)
         for one_filter in filters:
@@ -109,11 +128,18 @@ class _Pairs:
     """
 
     def __init__(
-        self, proposed: Sequence[NDArray[np.int64]], own_records: NDArray[np.int64], items: int, proposed_max: int
+        self,
+        proposed: Sequence[NDArray[np.int64]],
+        own_records: NDArray[np.int64],
+        items: int,
+        proposed_max: int,
+        *,
+        personal: int,
     ) -> None:
         """``proposed`` has for each source the codes [users, places], and ``items`` where there is none.
 
-        The history is the first source, with ``own_records`` beside its codes.
+        The history is the first source, with ``own_records`` beside its codes. The first ``personal`` sources know the
+        user, and the others propose the same to everybody.
         """
         widths = [codes.shape[1] for codes in proposed]
         cells = sum(widths)
@@ -131,7 +157,7 @@ class _Pairs:
         self._codes = codes
         places = np.concatenate([np.arange(width) for width in widths])
         places[: widths[0]] //= 2  # own items count double
-        places[cells - widths[-1] :] *= _POPULAR_BEHIND
+        places[sum(widths[:personal]) :] *= _BEHIND
         self._places = np.minimum(places, proposed_max).astype(np.int16)[self._columns]
         self._of_source = np.repeat(np.arange(len(widths), dtype=np.int16), widths)[self._columns]
         self.stands = codes < items

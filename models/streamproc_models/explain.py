@@ -9,7 +9,7 @@ import numpy as np
 import xgboost
 
 from streamproc_models.bundle import calibrated, predict
-from streamproc_models.candidates import candidates, source_names
+from streamproc_models.candidates import TRENDING, candidates, source_names, trending_codes
 from streamproc_models.features import UserState, features_of
 from streamproc_models.features.columns import gather
 from streamproc_models.filters import Filter
@@ -44,11 +44,16 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(
-    model: Model, state: UserState, item_ids: Sequence[str], filters: Sequence[Filter] = ()
+    model: Model,
+    state: UserState,
+    item_ids: Sequence[str],
+    filters: Sequence[Filter] = (),
+    trending: Sequence[str] = (),
 ) -> list[Explanation]:
     """Explain these items for this user, in their order; those that are no candidates are left out.
 
-    ``filters`` are those that the list was made with: what they drop makes room for other candidates.
+    ``filters`` are those that the list was made with: what they drop makes room for other candidates. ``trending`` are
+    the items that the scorer was offered then.
 
     Empty where the model has no booster: popularity needs no explanation.
     """
@@ -56,7 +61,7 @@ def explain(
     if booster is None:
         return []
     columns = gather([state], catalogue.codes)
-    proposed = candidates(columns, catalogue, filters)
+    proposed = candidates(columns, catalogue, filters, trending_codes(catalogue, trending))
     rows = Matrix().build(columns, proposed, catalogue)
     scores = predict(booster, rows)
     # Equal scores go by priority, which is the order of the rows.
@@ -69,7 +74,7 @@ def explain(
     picked = [row for _, row in chosen]
     contributions = booster.predict(xgboost.DMatrix(rows[picked], nthread=1), pred_contribs=True)
     features = [feature.name for feature in features_of(catalogue.generator_names)]
-    sources = source_names(catalogue)
+    sources = (*source_names(catalogue), TRENDING)
     likely = calibrated(scores[picked], model.calibration).tolist()
     return [
         Explanation(

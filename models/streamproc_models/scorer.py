@@ -15,11 +15,13 @@ from streamproc.steps import part_ended
 from streamproc_models.bundle import calibrated, predict
 from streamproc_models.candidates import (
     POPULAR,
+    TRENDING,
     USERS_MAX,
     Candidates,
     candidates,
     source_label,
     source_names,
+    trending_codes,
 )
 from streamproc_models.catalogue import UNKNOWN, Catalogue
 from streamproc_models.features import FEATURES, UserState
@@ -72,7 +74,7 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
     name: str
     #: Probability that the item is in the user's next basket. Where popularity ranks: share of recent orders with it.
     probability: float
-    #: The first source that proposed it: history, a generator's name, or popular.
+    #: The first source that proposed it: history, a generator's name, popular, or trending.
     source: str
     #: 1 is the first.
     rank: int
@@ -134,8 +136,9 @@ class Scorer:
     """Ranks with one model.
 
     States become columns, columns candidates, candidates a matrix, and the matrix scores, each for all users at once.
-    Equal scores go by the candidates' priority, then to the more popular item, so a list depends on the user's state
-    and the model alone. Not for two threads at once: the matrix' memory is used again.
+    Equal scores go by the candidates' priority, then to the more popular item, so a list depends on the user's
+    state, the model and what is offered as trending alone. Not for two threads at once: the matrix' memory is used
+    again.
     """
 
     def __init__(self, model: Model, filters: Sequence[Filter] = (), *, cascade: Cascade | None = None) -> None:
@@ -143,7 +146,12 @@ class Scorer:
         self._filters = filters
         self._cascade = cascade
         self._matrix = Matrix()
-        self._sources = source_names(model.catalogue)
+        self._sources = (*source_names(model.catalogue), TRENDING)
+        self._trending = trending_codes(model.catalogue, ())
+
+    def offer(self, item_ids: Sequence[str]) -> None:
+        """Take these for trending from the next call on: candidates of every user, the first first."""
+        self._trending = trending_codes(self.model.catalogue, item_ids)
 
     def rank(self, users: Sequence[tuple[str, UserState]], k: int = 10) -> list[Ranked]:
         """The ``k`` best items of each user (fewer where there are fewer candidates), in the order of ``users``."""
@@ -184,7 +192,7 @@ class Scorer:
         self, states: Sequence[UserState], booster: xgboost.Booster, k: int
     ) -> tuple[Columns, Candidates, NDArray[np.float32]]:
         columns = gather(states, self.model.catalogue.codes)
-        proposed = candidates(columns, self.model.catalogue, self._filters)
+        proposed = candidates(columns, self.model.catalogue, self._filters, self._trending)
         part_ended("candidates")
         rows = self._matrix.build(columns, proposed, self.model.catalogue)
         part_ended("matrix")

@@ -22,6 +22,11 @@ _MISSING = ("NoSuchKey", "404")
 _DIGITS = 9
 
 
+def object_name(number: int) -> str:
+    """The last part of the key of a snapshot's object."""
+    return f"{number:0{_DIGITS}d}"
+
+
 class S3Snapshots:
     """Objects ``snapshots/<namespace>/<number>``, each written once.
 
@@ -92,7 +97,7 @@ class S3Snapshots:
         return True
 
     def _key(self, number: int) -> str:
-        return f"{self._prefix}{number:0{_DIGITS}d}"
+        return self._prefix + object_name(number)
 
     def _read(self, key: str) -> bytes | None:
         with translated(f"reading s3://{self._bucket}/{key}"):

@@ -14,6 +14,7 @@ from streamproc.processor import Snapshot
 from streamproc.snapshot import SnapshotStore
 from streamproc.snapshots.memory import MemorySnapshots
 from streamproc.snapshots.s3 import S3Snapshots
+from streamproc_consumers.trending import find_snapshot
 
 
 def snapshot(number: int, data: bytes = b"data") -> Snapshot:
@@ -92,6 +93,17 @@ class TestS3Snapshots(SnapshotContract):
         stack.client("s3").put_object(Bucket=bucket, Key=key, Body=b"{}")
         with pytest.raises(SettingsError, match=f"s3://{bucket}/{key} is no snapshot"):
             make().latest()
+
+    def test_a_list_that_names_a_snapshot_finds_it_by_number(
+        self, stack: LocalStack, bucket: str, make: Callable[[], SnapshotStore], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in stack.environment().items():
+            monkeypatch.setenv(name, value)
+        make().add(snapshot(3))
+        assert find_snapshot(f"s3://{bucket}/snapshots/app/stream@1", 3) == snapshot(3)
+        assert find_snapshot(f"s3://{bucket}/snapshots/app/stream@1/", 4) is None
+        with pytest.raises(SettingsError, match="no-such-bucket"):
+            find_snapshot("s3://no-such-bucket/snapshots/app/stream@1", 3)
 
     def test_a_bucket_that_is_missing_is_named(self, stack: LocalStack) -> None:
         store = S3Snapshots(Namespace("app", "stream", 1), bucket="no-such-bucket", client=stack.client("s3"))

@@ -14,6 +14,7 @@ from streamproc_consumers.api.settings import ApiKey, ApiSettings, read_keys
 from streamproc_consumers.live.catalogue import read_catalogue
 from streamproc_consumers.live.routes import page_routes
 from streamproc_consumers.reload import POLL_SECONDS, poll_seconds
+from streamproc_consumers.trending import read_trending
 
 EXIT_CODES = """\b
 Exit codes:
@@ -49,6 +50,16 @@ Exit codes:
     "--experiment", envvar="STREAMPROC_EXPERIMENT", default="", show_envvar=True, help="As the recommender's."
 )
 @click.option("--cascade", envvar="STREAMPROC_CASCADE", default="", show_envvar=True, help="As the recommender's.")
+@click.option(
+    "--trending",
+    envvar="STREAMPROC_TRENDING",
+    default="",
+    show_envvar=True,
+    help="As the recommender's: so many trending items are offered to every user.",
+)
+@click.option(
+    "--bucket", envvar="STREAMPROC_BUCKET", default="", show_envvar=True, help="As the recommender's, for --trending."
+)
 @click.option(
     "--model-poll-seconds",
     envvar="STREAMPROC_MODEL_POLL_SECONDS",
@@ -117,6 +128,8 @@ def api(
     application: str,
     experiment: str,
     cascade: str,
+    trending: str,
+    bucket: str,
     model_poll_seconds: str,
     host: str,
     port: int,
@@ -147,6 +160,8 @@ def api(
         application=application,
         experiment=experiment,
         cascade=cascade,
+        trending=read_trending(trending),
+        bucket=bucket,
         model_poll_seconds=poll_seconds(model_poll_seconds),
         host=host,
         port=port,

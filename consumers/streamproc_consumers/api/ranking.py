@@ -14,6 +14,7 @@ from streamproc_consumers.api.answers import Contributions, Item, Reason
 from streamproc_consumers.api.gathering import Gathered
 from streamproc_consumers.arms import Experiment, Ranker, Served
 from streamproc_consumers.reload import Models
+from streamproc_consumers.trending import Trend
 from streamproc_models.candidates import POPULAR, USERS_MAX
 from streamproc_models.explain import Explanation, explain
 from streamproc_models.features import UserState, new_state
@@ -64,6 +65,11 @@ class Rankings:
     def start(self, telemetry: Telemetry) -> None:
         """Follow the models from now on."""
         self._models.start(telemetry)
+
+    def offer(self, trend: Trend) -> None:
+        """Take this for what is trending from the next list on."""
+        for ranker in self._rankers.values():
+            ranker.offer(trend)
 
     @property
     def model_version(self) -> str:
@@ -118,7 +124,8 @@ async def explained(served: Served, state: UserState, exclude_purchased: bool) -
     """
     ids = [item.id for item in served.ranked.items]
     filters = PURCHASED if exclude_purchased else ()
-    found = await asyncio.to_thread(explain, served.bundle, state, ids, filters)
+    trending = served.trend.item_ids if served.trend else ()
+    found = await asyncio.to_thread(explain, served.bundle, state, ids, filters, trending)
     return {one.item_id: _contributions(one) for one in found}
 
 

@@ -83,6 +83,10 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     experiment: str = ""
     #: As STREAMPROC_CASCADE: with another one than the recommender's, lists differ from those that it publishes.
     cascade: str = ""
+    #: As STREAMPROC_TRENDING: how many items of the recommender's latest snapshot every user is offered; 0: none.
+    trending: int = 0
+    #: As STREAMPROC_BUCKET: where the recommender's snapshots are. Not needed without ``trending``.
+    bucket: str = ""
     model_poll_seconds: float = POLL_SECONDS
     host: str = "127.0.0.1"
     port: int = 8080
@@ -104,6 +108,8 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
     rest_seconds: float = 1.0
     #: Time from one look at which application serves to the next; see :mod:`streamproc.alias`.
     alias_seconds: float = 10.0
+    #: Time from one look for a later snapshot to the next.
+    snapshot_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         if not self.keys and not self.insecure and not _is_loopback(self.host):
@@ -116,13 +122,25 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True):
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingsError(f"--cors-origin {origin!r} is no origin: write it as https://shop.example")
+        if self.trending and not self.bucket:
+            raise SettingsError(
+                "--trending offers what the recommender's snapshots say: give --bucket, or set STREAMPROC_BUCKET as"
+                " the recommender has it"
+            )
         if not self.rate >= 0:
             raise SettingsError(f"--rate is {self.rate}: requests a second, or 0 for no limit")
         if not 1024 <= self.body_bytes_max <= 64 * 1024 * 1024:
             raise SettingsError(
                 f"body_bytes_max is {self.body_bytes_max}: take 1024 to 67108864; every request's body is in memory"
             )
-        for name in ("acknowledge_seconds", "redis_seconds", "dynamodb_seconds", "rest_seconds", "alias_seconds"):
+        for name in (
+            "acknowledge_seconds",
+            "redis_seconds",
+            "dynamodb_seconds",
+            "rest_seconds",
+            "alias_seconds",
+            "snapshot_seconds",
+        ):
             if not 0 < getattr(self, name) <= 60:
                 raise SettingsError(f"{name} is {getattr(self, name)}: it must be above 0 and at most 60 seconds")
 

@@ -56,22 +56,26 @@ class Ids:
     def _compare(self, lines: pl.DataFrame, objects: Sequence[Landed], findings: Findings) -> int:
         """Read the lines again; how many distinct ids there are beyond the distinct hashes."""
         reader = Reader(LISTS)
-        # Id -> what is said under it -> how often, and where first.
-        said: defaultdict[str, dict[int, tuple[int, str]]] = defaultdict(dict)
+        # Id and cross-user values -> what is said under them -> how often, and where first. A replay may find a later
+        # snapshot of what is trending in force, and then say something else.
+        said: defaultdict[tuple[str, str], dict[int, tuple[int, str]]] = defaultdict(dict)
         for (number,), rows in lines.sort("object").group_by("object", maintain_order=True):
             at = int(number)
             for line, text in reader.lines_of(at, objects[at], set(rows["line"])):
                 again = msgspec.json.decode(text, type=Recommendation)
+                contents = said[again.recommendation_id, again.item_snapshot]
                 content = hash(_said(again))
-                times, where = said[again.recommendation_id].get(content, (0, f"{objects[at].name}, line {line}"))
-                said[again.recommendation_id][content] = (times + 1, where)
-        for id_, contents in sorted(said.items()):
+                times, where = contents.get(content, (0, f"{objects[at].name}, line {line}"))
+                contents[content] = (times + 1, where)
+        seen: set[str] = set()
+        for (id_, _), contents in sorted(said.items()):
             # The one that is there most often is taken for the right one, and others for contradicting it.
             (times, first), *others = sorted(contents.values(), key=lambda each: -each[0])
-            findings.add("repeat", times - 1, [f"{first}, {times} times in all"])
+            findings.add("repeat", times - (id_ not in seen), [f"{first}, {times} times in all"])
+            seen.add(id_)
             for times_other, where in others:
                 findings.add("conflicting_id", times_other, [f"{id_}: {where}, contradicts {first}"])
-        return len(said) - lines["id"].n_unique()
+        return len(seen) - lines["id"].n_unique()
 
 
 def _said(line: Recommendation) -> bytes:
