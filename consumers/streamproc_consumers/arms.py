@@ -1,4 +1,4 @@
-"""Arms: which model a user's lists come from, and the shadow that scores beside them.
+"""Arms: which model a user's lists come from, the shadow that scores beside them, and places that are explored.
 
 A user's arm is a hash of the experiment's salt and the user, so it is the same on every host, in every replay and in
 whoever reads the records later. Another salt deals the users anew.
@@ -24,10 +24,12 @@ from streamproc_models.bundle import Bundle
 from streamproc_models.features import UserState
 from streamproc_models.filters import Filter
 from streamproc_models.registry import ALIASES, SHADOW
-from streamproc_models.scorer import Cascade, Ranked, Scorer
+from streamproc_models.scorer import Cascade, Ranked, RankedItem, Scorer
 
 #: How often the shadow's comparison is told.
 SHADOW_SECONDS = 10.0
+#: An explored place is drawn from so many candidates behind the list.
+EXPLORED_AMONG = 40
 User = tuple[str, UserState]
 
 
@@ -43,6 +45,9 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weights: dict[str, float] = msgspec.field(default_factory=lambda: {"champion": 1.0})
     #: The share of the users for whom the shadow scores, too. It costs what their lists cost once more.
     shadow: float = 0.0
+    #: The share of the lists whose last place goes to one of the candidates behind the list, drawn at random: what a
+    #: model never shows it cannot learn. It costs what these lists cost once more.
+    exploration: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.weights or not {*self.weights} <= {*ALIASES}:
@@ -58,6 +63,10 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SettingsError("the experiment's shadow is an arm, too: what is shown to users is no shadow")
         if not 0 <= self.shadow <= 1:
             raise SettingsError(f"the experiment's shadow is {self.shadow}: it is a share of the users, from 0 to 1")
+        if not 0 <= self.exploration <= 1:
+            raise SettingsError(
+                f"the experiment's exploration is {self.exploration}: it is a share of the lists, from 0 to 1"
+            )
 
     def aliases(self) -> list[str]:
         """Whose bundles it needs."""
@@ -75,7 +84,7 @@ def read_experiment(text: str) -> Experiment | None:
         cause = error.__cause__ if isinstance(error.__cause__, SettingsError) else error
         raise SettingsError(
             f"STREAMPROC_EXPERIMENT cannot be used: {cause}; write it as"
-            ' {"salt": "2026-11", "weights": {"champion": 0.9, "challenger": 0.1}, "shadow": 0}'
+            ' {"salt": "2026-11", "weights": {"champion": 0.9, "challenger": 0.1}, "shadow": 0, "exploration": 0}'
         ) from error
 
 
@@ -212,10 +221,33 @@ class Ranker:
     def _rank_arm(self, serving: Serving, arm: str, propensity: float, users: Sequence[User], k: int) -> list[Served]:
         try:
             ranked = self._scorers[arm].rank(users, k)
+            if self._experiment.exploration:
+                ranked = self._explored(self._scorers[arm], users, ranked, k)
         except Exception as error:  # Whose fault it is, the caller finds out.
             raise _ArmFailed(arm, error) from error
         bundle = serving.bundles[arm]
         return [Served(found, arm, propensity, bundle, self._trend) for found in ranked]
+
+    def _explored(self, scorer: Scorer, users: Sequence[User], ranked: Sequence[Ranked], k: int) -> list[Ranked]:
+        """The lists, the last place of some given to a candidate behind them; all last places have a propensity.
+
+        Drawn by user and time of the user's last event, so that a replay draws the same. A list of one place, or with
+        no candidate behind it, is left as it is.
+        """
+        salt, share, found = f"{self._experiment.salt}/explored", self._experiment.exploration, list(ranked)
+        names = [f"{user_id}\x00{state.last_at!r}" for user_id, state in users]
+        open_to = [index for index, one in enumerate(ranked) if one.behind and len(one.items) > 1]
+        chosen = [index for index in open_to if uniform(salt, names[index]) < share]
+        for index in open_to:
+            found[index] = _with_last(ranked[index], propensity=1 - share)
+        wide = scorer.best_candidates([users[index] for index in chosen], k + EXPLORED_AMONG)
+        for index, best in zip(chosen, wide, strict=True):
+            listed, among = {item.item_id for item in ranked[index].items}, min(EXPLORED_AMONG, ranked[index].behind)
+            behind = [item for item in best if item.item_id not in listed][:among]
+            # The greatest of the hashes is rounded to 1.
+            drawn = behind[min(int(uniform(f"{salt}/item", names[index]) * among), among - 1)]
+            found[index] = _with_last(ranked[index], drawn, explored=True, propensity=share / among)
+        return found
 
     def _weights(self, serving: Serving) -> dict[str, float]:
         """The shares of the arms that have a bundle; what the others would have is the main one's."""
@@ -256,6 +288,13 @@ class Ranker:
         if self._telemetry is not None and now - self._shadow_told_at >= SHADOW_SECONDS and self._shadowed.users:
             self._telemetry.emit(self._shadowed.told(serving.bundles[SHADOW].model_version))
             self._shadowed, self._shadow_told_at = _Shadowed(), now
+
+
+def _with_last(ranked: Ranked, item: RankedItem | None = None, **fields: object) -> Ranked:
+    """The list with another item in its last place, or with other fields of the one that stands there."""
+    *before, last = ranked.items
+    placed = msgspec.structs.replace(item or last, rank=last.rank, **fields)
+    return msgspec.structs.replace(ranked, items=[*before, placed])
 
 
 class _ArmFailed(Exception):

@@ -7,6 +7,8 @@ A list is *answered* by what its user does after it (by position in the log) and
 
 - *hit rate*: of the lists, the share after which the user viewed, added or bought an item of the list
 - *conversion*: of the users, the share who bought an item of a list of theirs
+- *explored hit rate*: of the lists with an explored place, the share after which the user viewed, added or bought the
+  item in it. Hit rate and conversion count these items with the others: they were shown
 
 Neither says that the list was the cause; the difference between two arms does.
 """
@@ -76,6 +78,9 @@ class ArmReport(msgspec.Struct, frozen=True):
     #: From the last event in a list to its publication.
     latency_ms_p50: float
     latency_ms_p99: float
+    #: Lists with an explored place; see :class:`streamproc_consumers.arms.Experiment`.
+    explored_lists: int
+    explored_hit_rate: Interval
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -108,6 +113,8 @@ class _List(NamedTuple):
     items: tuple[str, ...]
     fallback: bool
     latency_ms: float
+    #: The items in explored places.
+    explored: tuple[str, ...]
 
 
 class _Event(NamedTuple):
@@ -130,6 +137,8 @@ class _Counts(NamedTuple):
     lists: int
     hits: int
     converted: bool
+    explored_lists: int
+    explored_hits: int
 
 
 def report(
@@ -169,7 +178,7 @@ def report(
         Comparison(
             arm,
             base,
-            _difference_of_rates(_rate(counts[arm]), _rate(counts[base])),
+            _difference_of_rates(*(_rate([(each.hits, each.lists) for each in counts[name]]) for name in (arm, base))),
             _difference_of_shares(counts[arm], counts[base]),
         )
         for arm in members
@@ -194,6 +203,7 @@ def _add_list(user: _User, line: Recommendation) -> None:
         tuple(intern(item.id) for item in line.items),
         line.fallback is not None,
         (line.published_ts - line.event_ts).total_seconds() * 1000,
+        tuple(intern(item.id) for item in line.items if item.explored),
     )
 
 
@@ -218,9 +228,12 @@ def _members(
 def _counted(user: _User, window_seconds: float) -> _Counts:
     lists = sorted(user.lists.values())
     events = sorted(user.events.values())
-    hits = _answered(lists, [event for event in events if event.type in _ANSWERS], window_seconds)
+    answers = [event for event in events if event.type in _ANSWERS]
+    hits = _answered(lists, answers, window_seconds)
     bought = _answered(lists, [event for event in events if event.type is EventType.PURCHASE], window_seconds)
-    return _Counts(len(lists), hits, bought > 0)
+    explored = [seen._replace(items=seen.explored) for seen in lists if seen.explored]
+    explored_hits = _answered(explored, answers, window_seconds) if explored else 0
+    return _Counts(len(lists), hits, bought > 0, len(explored), explored_hits)
 
 
 def _answered(lists: Sequence[_List], events: Sequence[_Event], window_seconds: float) -> int:
@@ -245,19 +258,22 @@ def _arm(
 ) -> ArmReport:
     lists = [seen for user in users for seen in user.lists.values()]
     latencies = sorted(seen.latency_ms for seen in lists)
+    explored = [(count.explored_hits, count.explored_lists) for count in counts if count.explored_lists]
     return ArmReport(
         arm=arm,
         propensity=propensity,
         model_versions=sorted(versions),
         users=len(users),
         lists=len(lists),
-        hit_rate=_interval(*_rate(counts)),
+        hit_rate=_interval(*_rate([(count.hits, count.lists) for count in counts])),
         conversion=_wilson(sum(count.converted for count in counts), len(counts)),
         fallback_share=_share(sum(seen.fallback for seen in lists), len(lists)),
         empty_share=_share(sum(not seen.items for seen in lists), len(lists)),
         events_per_user=_share(sum(len(user.events) for user in users), len(users)),
         latency_ms_p50=statistics.median(latencies) if latencies else 0.0,
         latency_ms_p99=latencies[math.ceil(0.99 * len(latencies)) - 1] if latencies else 0.0,
+        explored_lists=sum(lists for _, lists in explored),
+        explored_hit_rate=_interval(*_rate(explored)),
     )
 
 
@@ -265,15 +281,18 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def _rate(counts: Sequence[_Counts]) -> tuple[float | None, float]:
-    """Hits by lists, and its variance by the delta method over users: lists of one user are not independent."""
-    users, lists = len(counts), sum(count.lists for count in counts)
+def _rate(counts: Sequence[tuple[int, int]]) -> tuple[float | None, float]:
+    """Hits by lists, and its variance by the delta method over users: lists of one user are not independent.
+
+    ``counts`` has the hits and the lists of each user.
+    """
+    users, lists = len(counts), sum(of_user for _, of_user in counts)
     if not lists:
         return None, 0.0
-    rate = sum(count.hits for count in counts) / lists
+    rate = sum(hits for hits, _ in counts) / lists
     if users < 2:
         return rate, math.inf
-    residuals = math.fsum((count.hits - rate * count.lists) ** 2 for count in counts)
+    residuals = math.fsum((hits - rate * of_user) ** 2 for hits, of_user in counts)
     return rate, residuals * users / (users - 1) / lists**2
 
 

@@ -118,6 +118,11 @@ def _print(found: Report) -> None:
                 f"{compared.arm} - {compared.base}", _difference(compared.hit_rate), _difference(compared.conversion)
             )
         console.print(table)
+    if any(arm.explored_lists for arm in found.arms):
+        table = _table("explored places", "lists", "hit rate")
+        for arm in found.arms:
+            table.add_row(arm.arm, f"{arm.explored_lists:,}", _share(arm.explored_hit_rate))
+        console.print(table)
     table = _table("guardrails", "fallback", "empty lists", "events a user", "latency p50 ms", "p99 ms")
     for arm in found.arms:
         table.add_row(

@@ -17,6 +17,7 @@ from streamproc.fold import KeyStates
 from streamproc.processor import Changed, Received, Snapshot
 from streamproc.record import Record
 from streamproc.settings import WorkerSettings
+from streamproc_consumers.arms import EXPLORED_AMONG
 from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem
 from streamproc_consumers.recommender import Recommender
 from streamproc_consumers.trending import trend_named, trend_of
@@ -166,6 +167,8 @@ def explain(
     trend = trend_of(snapshot, trending).item_ids if snapshot else ()
     known = [] if of.fallback in BY_POPULARITY else explain_items(bundle, state, wanted, trending=trend)
     explanations = {one.item_id: one for one in known}
+    if of.items and of.items[-1].explored:
+        again = _explored_again(again, of.items[-1], explain_items(bundle, state, [of.items[-1].id], trending=trend))
     same = _ranking(again) == _ranking(of) and again.fallback == of.fallback
     return Explained(
         recommendation=of,
@@ -189,6 +192,19 @@ def explain(
         fallback_again=again.fallback,
         items=[ExplainedItem(each, published.get(each), explanations.get(each)) for each in wanted],
     )
+
+
+def _explored_again(
+    again: Recommendation, explored: RecommendedItem, explanations: Sequence[Explanation]
+) -> Recommendation:
+    """The list with the explored item in its last place, as it is scored now; as it is where it cannot stand there."""
+    for found in explanations:
+        if len(again.items) < found.rank <= len(again.items) + EXPLORED_AMONG:
+            item = msgspec.structs.replace(
+                explored, name=found.name, probability=found.probability, source=found.sources[0]
+            )
+            return msgspec.structs.replace(again, items=[*again.items[:-1], item])
+    return again
 
 
 def _ranking(of: Recommendation) -> list[tuple[str, float]]:
@@ -220,6 +236,11 @@ def _differences(of: Recommendation, again: Recommendation, log: Log, bundle: Bu
         )
     if found:
         return found
+    if of.items and of.items[-1].explored and not again.items[-1].explored:
+        return [
+            f"the explored item {of.items[-1].id} is none of the {EXPLORED_AMONG} candidates behind the list here: the"
+            " features are not those of then, or a filter decided"
+        ]
     ours, theirs = dict(_ranking(again)), dict(_ranking(of))
     both = ours.keys() & theirs.keys()
     if again.fallback != of.fallback:

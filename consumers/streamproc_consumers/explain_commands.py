@@ -155,6 +155,7 @@ def _print(result: Explained, *, in_full: bool) -> None:
         "model": f"{of.model_version}, trained on {result.trained_from} to {result.trained_until}",
         "item snapshot": of.item_snapshot,
         "arm": f"{of.arm} (propensity {of.propensity:g})",
+        "explored": _explored(of),
         "fallback": f"{of.fallback}: {_FALLBACKS.get(of.fallback, 'see docs/explain.md')}" if of.fallback else "none",
         "log": f"{features.events:,} events of the user{left_out}; {features.archive_lines:,} lines, the first arrived"
         f" {features.archive_begins.isoformat()}",
@@ -163,6 +164,8 @@ def _print(result: Explained, *, in_full: bool) -> None:
     }
     console = _console()
     for name, text in lines.items():
+        if text is None:
+            continue
         console.print(f"{name:<15} {text}", soft_wrap=True)
     for difference in result.differences:
         console.print(f"{'':<15} {difference}", soft_wrap=True)
@@ -211,6 +214,15 @@ def _print_item(console: Console, item: ExplainedItem, of: Recommendation) -> No
         table.add_row(each.feature, _value(each), f"{each.contribution:+.4f}")
     console.print(table)
     console.print()
+
+
+def _explored(of: Recommendation) -> str | None:
+    """What stands there to be tried, where exploration is on."""
+    if not of.items or of.items[-1].propensity == 1:
+        return None
+    last = of.items[-1]
+    how = "drawn from the candidates behind the list" if last.explored else "as ranked"
+    return f"place {last.rank}, {how} (propensity {last.propensity:g})"
 
 
 def _reason(reason: Reason) -> str:

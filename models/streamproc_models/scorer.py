@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import msgspec
@@ -67,8 +68,8 @@ class Model(Protocol):
         ...
 
 
-class RankedItem(msgspec.Struct, frozen=True, gc=False):
-    """One place in a list, as it is published."""
+class RankedItem(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One place in a list, as it is published. Where nothing is explored the last two fields are not."""
 
     id: str
     name: str
@@ -78,6 +79,10 @@ class RankedItem(msgspec.Struct, frozen=True, gc=False):
     source: str
     #: 1 is the first.
     rank: int
+    #: Whether it was drawn at random from the candidates behind the list.
+    explored: bool = False
+    #: The probability with which this place went to this item, given the model and the user's features.
+    propensity: float = 1.0
 
     @property
     def item_id(self) -> str:
@@ -91,6 +96,8 @@ class Ranked(msgspec.Struct, frozen=True, gc=False):
     user_id: str
     items: list[RankedItem]
     fallback: str | None
+    #: How many candidates stand behind the list; 0 where popularity ranks or fills up.
+    behind: int = 0
 
 
 class Cascade(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -201,9 +208,21 @@ class Scorer:
         part_ended("predict")
         return columns, proposed, scores
 
-    def _rank(self, users: Sequence[tuple[str, UserState]], k: int, booster: xgboost.Booster) -> list[Ranked]:
+    def best_candidates(self, users: Sequence[tuple[str, UserState]], k: int) -> list[list[RankedItem]]:
+        """The ``k`` best candidates of each user, fewer where there are fewer; none without a booster."""
+        if self.model.booster is None:
+            return [[] for _ in users]
+        found: list[list[RankedItem]] = []
+        for start in range(0, len(users), USERS_MAX):
+            part = users[start : start + USERS_MAX]
+            _, proposed, scores = self._score([state for _, state in part], self.model.booster, k)
+            places, bounds = self._places(proposed, scores, k)
+            found += [places[begin:end] for begin, end in pairwise(bounds)]
+        return found
+
+    def _places(self, proposed: Candidates, scores: NDArray[np.float32], k: int) -> tuple[list[RankedItem], list[int]]:
+        """The ``k`` best of each user, one user after the other, and where each user's start."""
         catalogue = self.model.catalogue
-        columns, proposed, scores = self._score([state for _, state in users], booster, k)
         best, offsets = best_rows(scores, proposed, k)
         codes, sources = proposed.codes[best].tolist(), proposed.sources[best].tolist()
         labels = {some: source_label(some, self._sources) for some in set(sources)}
@@ -217,17 +236,28 @@ class Scorer:
                 (np.arange(len(best)) - np.repeat(offsets[:-1], np.diff(offsets)) + 1).tolist(),
             )
         )
-        bounds, wanted = offsets.tolist(), min(k, len(catalogue))
+        bounds: list[int] = offsets.tolist()
+        return places, bounds
+
+    def _rank(self, users: Sequence[tuple[str, UserState]], k: int, booster: xgboost.Booster) -> list[Ranked]:
+        columns, proposed, scores = self._score([state for _, state in users], booster, k)
+        places, bounds = self._places(proposed, scores, k)
+        wanted = min(k, len(self.model.catalogue))
         ranked: list[Ranked] = []
-        for (user_id, state), start, end, lacks in zip(
-            users, bounds[:-1], bounds[1:], self._lacks(columns, proposed), strict=True
+        for (user_id, state), start, end, count, lacks in zip(
+            users,
+            bounds[:-1],
+            bounds[1:],
+            np.diff(proposed.offsets).tolist(),
+            self._lacks(columns, proposed),
+            strict=True,
         ):
-            found = places[start:end]
+            found, behind = places[start:end], count - (end - start)
             if lacks == NO_CANDIDATES:
-                found = self._popular(state, k)
+                found, behind = self._popular(state, k), 0
             elif end - start < wanted:
                 found, lacks = self._filled(found, state, k), FEW_CANDIDATES
-            ranked.append(Ranked(user_id, found, lacks))
+            ranked.append(Ranked(user_id, found, lacks, behind))
         part_ended("lists")
         return ranked
 

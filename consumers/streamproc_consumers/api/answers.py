@@ -69,10 +69,14 @@ class Item(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     score: float
     #: 1 is the first.
     rank: int
-    #: What proposed it: history, a generator's name, or popular.
+    #: What proposed it: history, a generator's name, popular, or trending.
     source: str
     #: With explain=true, where a model ranked.
     why: Contributions | None = None
+    #: Whether it was drawn at random from the candidates behind the list; see docs/models.md.
+    explored: bool = False
+    #: The probability with which the place went to this item.
+    propensity: float = 1.0
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -144,4 +144,7 @@ def _contributions(one: Explanation) -> Contributions:
 
 def items_of(items: Sequence[RankedItem], why: dict[str, Contributions]) -> list[Item]:
     """As they are answered."""
-    return [Item(one.id, one.name, one.probability, one.rank, one.source, why.get(one.id)) for one in items]
+    return [
+        Item(one.id, one.name, one.probability, one.rank, one.source, why.get(one.id), one.explored, one.propensity)
+        for one in items
+    ]
