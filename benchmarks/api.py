@@ -39,6 +39,7 @@ from streamproc_models import bundle as bundles
 from streamproc_models.candidates import candidates
 from streamproc_models.features import FOLD_VERSION, UserState, encode_state, fold, new_state
 from streamproc_models.features.columns import gather
+from streamproc_models.items import named
 from streamproc_models.training import TrainingSettings, train
 from streamproc_producers.retail import RetailLog, default_data_path, item_names
 
@@ -189,7 +190,7 @@ def main() -> None:
         address = options.model or folder / "model"
         if options.model is None:
             settings = TrainingSettings(trees_max=_TREES, patience_trees=_TREES, tree_depth=_DEPTH)
-            train(RetailLog(data, until=CUT), CUT, address, names=item_names(data), settings=settings)
+            train(RetailLog(data, until=CUT), CUT, address, items=named(item_names(data)), settings=settings)
         model = bundles.load(address)
         users = shoppers(model, data)
         stack.create_stream(STREAM, 2)

@@ -245,7 +245,7 @@ def ports_of(name: str, created_at: int, environment: dict[str, str]) -> Ports:
 def small_model(folder: Path) -> Path:
     shop = Shop(users=500, items=500, seed=7)
     events = list(islice(simulate(shop, START), 30_000))
-    train(events, START + timedelta(days=25), folder, names={})
+    train(events, START + timedelta(days=25), folder, items={})
     return folder
 
 

@@ -43,6 +43,7 @@ from streamproc_consumers.reload import FollowedModels
 from streamproc_models import bundle as bundles
 from streamproc_models.bundle import load
 from streamproc_models.catalogue import UNKNOWN
+from streamproc_models.items import named
 from streamproc_models.registry import Alias
 from streamproc_models.registry.folder import FolderRegistry
 from streamproc_models.retrieval.links import Links
@@ -219,7 +220,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="streamproc-reload-") as folder:
         registry, versions = FolderRegistry(Path(folder) / "registry"), []
         trained = Path(folder) / "trained"
-        train(RetailLog(data, until=CUT), CUT, trained, names=item_names(data))
+        train(RetailLog(data, until=CUT), CUT, trained, items=named(item_names(data)))
         for seed in (1, 2):
             out = Path(folder) / f"bundle-{seed}"
             versions.append(padded(trained, options.items, options.links, seed, out))

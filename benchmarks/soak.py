@@ -395,7 +395,7 @@ def main() -> int:
         with LocalStack(folder / "stack") as stack, KinesisLocal(folder / "kinesis") as kinesis:
             now = datetime.now(UTC)
             shop = Shop(users=USERS, items=ITEMS, rate=TRAINING_EVENTS / TRAINING.total_seconds(), seed=options.seed)
-            train(islice(simulate(shop, now - TRAINING), TRAINING_EVENTS), now, folder / "model", names={})
+            train(islice(simulate(shop, now - TRAINING), TRAINING_EVENTS), now, folder / "model", items={})
             figures = Soak(options, folder, stack, kinesis).run()
     except KeyboardInterrupt:
         print(f"stopped; the logs are in {folder}", file=sys.stderr)

@@ -52,7 +52,7 @@ def logs(events: int) -> Logs:
 def model(folder: Path, events: int) -> int:
     """Train on so many events of the shop's earlier days. Returns the number of trees."""
     shop = Shop(users=USERS, items=ITEMS, rate=events / TRAINING.total_seconds())
-    report = train(islice(simulate(shop, START - TRAINING), events), START, folder, names={}, settings=MODEL)
+    report = train(islice(simulate(shop, START - TRAINING), events), START, folder, items={}, settings=MODEL)
     return report.trees
 
 

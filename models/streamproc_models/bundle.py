@@ -102,12 +102,15 @@ class _Array(msgspec.Struct):
     data: memoryview
 
 
-class _Catalogue(msgspec.Struct):
+class _Catalogue(msgspec.Struct, omit_defaults=True):
     ids: list[str]
     names: list[str]
     features: _Array
     candidates_max: int
     proposed_max: int
+    #: Left out where no item has one.
+    categories: list[str] = []
+    brands: list[str] = []
 
 
 class _Generator(msgspec.Struct):
@@ -159,6 +162,8 @@ def write(
                 _packed(catalogue.features),
                 catalogue.candidates_max,
                 catalogue.proposed_max,
+                catalogue.categories,
+                catalogue.brands,
             )
         ),
         GENERATORS: msgspec.msgpack.encode([_of_generator(generator) for generator in catalogue.generators]),
@@ -212,6 +217,8 @@ def load(path: Path) -> Bundle:
         stored.candidates_max,
         stored.proposed_max,
         _seconds(path / MANIFEST, manifest.trained_until),
+        stored.categories,
+        stored.brands,
     )
     if catalogue.generator_names != manifest.generators:
         raise BundleInvalid(f"{path / GENERATORS} has other generators than the manifest: copy the bundle again")

@@ -35,6 +35,13 @@ class Catalogue(msgspec.Struct, frozen=True, dict=True):
     proposed_max: int = 40
     #: Event time of the end of that log, seconds since the epoch; infinite where it is now, as in training.
     as_of: float = math.inf
+    #: By code, where the shop tells them: paths, and "" of an item without one. Empty where none of any item is known.
+    categories: list[str] = []
+    brands: list[str] = []
+
+    def category_of(self, item_id: str) -> str:
+        """The path of the item's category; "" where it is not known."""
+        return self.categories[self.codes[item_id]] if self.categories and item_id in self.codes else ""
 
     @cached_property
     def codes(self) -> dict[str, int]:

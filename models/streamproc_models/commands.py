@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from streamproc.errors import SettingsError
 from streamproc_models.evaluation import Judgement
+from streamproc_models.items import read_items
 from streamproc_models.log import open_log
 from streamproc_models.training import TrainingReport, TrainingSettings, train as train_bundle
 from streamproc_models.training.recipes import RECIPES
@@ -22,8 +22,8 @@ Examples:
   Train on everything before November and write the bundle:
     streamproc train --cut 2011-11-01 --out bundle
 \b
-  On your own log, one event a line as on the stream, with the items' names:
-    streamproc train --events events.jsonl.gz --names items.csv --cut 2026-05-01 --out bundle
+  On your own log, one event a line as on the stream, with the items' names, categories and brands:
+    streamproc train --events events.jsonl.gz --items items.csv --cut 2026-05-01 --out bundle
 \b
   On what the archive wrote, with more generators (slower to score, better lists):
     streamproc train --events s3://shop/archive/ --cut 2026-05-01 --recipe online-retail --out bundle
@@ -44,9 +44,10 @@ _STATES = {"cold": "states that began ten days ago", "warm": "states that know t
     " or the UCI Online Retail CSV. Default: the CSV in STREAMPROC_DATA_DIR, else the sample.",
 )
 @click.option(
-    "--names",
+    "--items",
     type=click.Path(path_type=Path),
-    help="Item names, a line of item_id,name each, without a head. The UCI CSV brings its own.",
+    help="CSV with the head line item_id,name,category,brand; item_id is needed, and a category may be a path, as"
+    " Kitchen > Mugs. The UCI CSV brings names of its own.",
 )
 @click.option("--cut", type=click.DateTime(), required=True, help="Train on the events before it (UTC).")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The bundle's folder.")
@@ -58,7 +59,7 @@ _STATES = {"cold": "states that began ten days ago", "warm": "states that know t
     help="Settings: small scores fastest on a stream; the others were chosen on the public set of their name.",
 )
 @click.option("--seed", type=int, default=TrainingSettings().seed, show_default=True, help="Equal seeds, equal bytes.")
-def train(events: str | None, names: Path | None, cut: datetime, out: Path, recipe: str, seed: int) -> None:
+def train(events: str | None, items: Path | None, cut: datetime, out: Path, recipe: str, seed: int) -> None:
     """Train the ranker on a log of cart events and write a bundle.
 
     The log is replayed through the live code. The last ten days before the cut are held out to choose the number of
@@ -74,7 +75,7 @@ def train(events: str | None, names: Path | None, cut: datetime, out: Path, reci
             log.read(),
             until,
             out,
-            names=log.names() if names is None else _names(names),
+            items=log.items() if items is None else read_items(items),
             settings=msgspec.structs.replace(settings, seed=seed),
             progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
         )
@@ -106,17 +107,3 @@ def _table(states: str, judgement: Judgement) -> Table:
         cells = [f"{values[metric]:.3f}" for metric in _METRICS]
         table.add_row(name.replace("_", " "), *cells, style="bold" if name == "model" else None)
     return table
-
-
-def _names(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from error
-    names: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        item_id, comma, name = line.partition(",")
-        if not comma:
-            raise SettingsError(f"{path}, line {number}: {line!r} is not item_id,name")
-        names[item_id] = name.strip().strip('"')
-    return names

@@ -10,6 +10,7 @@ import msgspec
 
 from streamproc.errors import DecodeError, SettingsError
 from streamproc.landed import Line, raw_lines
+from streamproc_models.items import Item, named
 from streamproc_producers.events import CartEvent, decode
 from streamproc_producers.retail import RetailLog, default_data_path, item_names
 
@@ -34,8 +35,8 @@ class Log(msgspec.Struct, frozen=True):
     """A log that can be read more than once."""
 
     read: Callable[[], Iterable[CartEvent]]
-    #: The names of the items, where the log tells them.
-    names: Callable[[], dict[str, str]]
+    #: What the log itself tells of items, by id.
+    items: Callable[[], dict[str, Item]]
 
 
 def open_log(address: str | None) -> Log:
@@ -50,7 +51,7 @@ def open_log(address: str | None) -> Log:
     """
     if address is None or address.endswith(_CSV):
         path = default_data_path(None if address is None else Path(address))
-        return Log(lambda: RetailLog(path), lambda: item_names(path))
+        return Log(lambda: RetailLog(path), lambda: named(item_names(path)))
     return Log(lambda: _events(address), dict)
 
 

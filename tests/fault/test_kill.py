@@ -21,7 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A day of history is too little for a booster; popularity ranks, and the protocol is the same."""
     folder = tmp_path_factory.mktemp("model")
     day_before = RetailLog(default_data_path(), since=datetime(2011, 10, 31), until=datetime(2011, 11, 1))
-    train(day_before, CUT, folder, names={})
+    train(day_before, CUT, folder, items={})
     return folder
 
 

@@ -29,7 +29,7 @@ def shop_log() -> list[CartEvent]:
 @pytest.fixture(scope="module")
 def bundle(shop_log: list[CartEvent], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder: Path = tmp_path_factory.mktemp("bundle")
-    train(shop_log, START, folder, names={}, settings=TrainingSettings(trees_max=10))
+    train(shop_log, START, folder, items={}, settings=TrainingSettings(trees_max=10))
     return load(folder)
 
 

@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = (uuid.UUID(int=n) for n in range(10**9))
     shopping = simulate(Shop(users=20, items=30, rate=1.0, seed=1), start, lambda *_: next(ids))
     events = [event for _, event in zip(range(2000), shopping, strict=False)]
-    train(events, datetime(2027, 1, 1, tzinfo=UTC), folder, names={})
+    train(events, datetime(2027, 1, 1, tzinfo=UTC), folder, items={})
     return folder
 
 

@@ -175,7 +175,7 @@ def test_a_running_recommender_takes_a_promotion_and_its_records_and_its_telemet
 ) -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     shopping = islice(simulate(Shop(users=10, items=20, rate=1.0, seed=2), start), 500)
-    train(shopping, datetime(2027, 1, 1, tzinfo=UTC), tmp_path / "second", names={})
+    train(shopping, datetime(2027, 1, 1, tzinfo=UTC), tmp_path / "second", items={})
     first, second = (load(folder).model_version for folder in (model, tmp_path / "second"))
     registry.add(first, model)
     registry.add(second, tmp_path / "second")

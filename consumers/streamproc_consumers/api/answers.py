@@ -161,7 +161,7 @@ class Product(msgspec.Struct, frozen=True):
     product_id: str
     probability: float
     product_name: str | None
-    #: None where the catalogue does not know it.
+    #: The first and the last part of the path of the category; None where the catalogue does not know it.
     department: str | None = None
     aisle: str | None = None
 

@@ -27,7 +27,10 @@ from streamproc_consumers.api.sending import event_of
 from streamproc_consumers.api.services import Parts, Services
 from streamproc_consumers.api.stamp import request_id
 from streamproc_consumers.api.states import Found
+from streamproc_models.catalogue import Catalogue
 from streamproc_models.features import fold
+from streamproc_models.items import PATH
+from streamproc_models.scorer import RankedItem
 from streamproc_producers.events import CartEvent
 
 EVENTS_MAX = 500
@@ -139,7 +142,7 @@ async def submit(
         listed = await list_for(services, event.user_id, found, k, position=position)
         answer = Submitted(
             message="the event is stored",
-            recommendations=[Product(item.id, item.probability, item.name or None) for item in listed.items],
+            recommendations=[_product(item, listed.served.bundle.catalogue) for item in listed.items],
             event_id=event.event_id,
             recommendation_id=listed.recommendation_id,
             model_version=listed.served.bundle.model_version,
@@ -153,6 +156,11 @@ async def submit(
 
 
 ROUTES = (events, submit)
+
+
+def _product(item: RankedItem, catalogue: Catalogue) -> Product:
+    path = catalogue.category_of(item.id).split(PATH)
+    return Product(item.id, item.probability, item.name or None, path[0] or None, path[-1] or None)
 
 
 async def _once(

@@ -118,7 +118,7 @@ class Models:
         wares = self._wares
         options = {
             "--events": wares.history,
-            "--names": wares.names,
+            "--items": wares.items,
             "--cut": f"{wares.cut:%Y-%m-%dT%H:%M:%S}",
             "--recipe": recipe,
             "--out": out,

@@ -6,6 +6,7 @@ the last week, at the same weekdays and hours, and nothing has to pretend that i
 
 from __future__ import annotations
 
+import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -37,9 +38,9 @@ class Visit(msgspec.Struct, frozen=True):
 class Wares(msgspec.Struct, frozen=True):
     """A shop, ready to be opened."""
 
-    #: The history as lines of JSON, and the products' names: what `streamproc train` takes.
+    #: The history as lines of JSON, and the products' names and departments: what `streamproc train` takes.
     history: Path
-    names: Path
+    items: Path
     cut: datetime
     catalogue: Catalogue
     #: The histories of the shoppers whom a visitor may be, in order.
@@ -53,8 +54,11 @@ def prepare(data: Path, cut: datetime, folder: Path, now: datetime) -> Wares:
     cut = cut.replace(tzinfo=UTC)
     shift = (now - cut) // _WEEK * _WEEK
     names = item_names(data)
-    history, names_file = folder / "history.jsonl", folder / "names.csv"
-    names_file.write_text("".join(f"{item},{name}\n" for item, name in names.items()))
+    history, items = folder / "history.jsonl", folder / "items.csv"
+    with items.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["item_id", "name", "category"])
+        rows.writerows((item, name, department(name)) for item, name in names.items())
     lines: Counter[str] = Counter()
     orders: defaultdict[str, set[str | None]] = defaultdict(set)
     departments: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -80,7 +84,7 @@ def prepare(data: Path, cut: datetime, folder: Path, now: datetime) -> Wares:
     visits = _visits(RetailLog(data, since=cut), sold, without={*chosen})
     return Wares(
         history=history,
-        names=names_file,
+        items=items,
         cut=cut + shift,
         catalogue=Catalogue(products, [Shopper(user, note) for user, note in chosen.items()]),
         past=past,

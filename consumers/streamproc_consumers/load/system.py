@@ -59,7 +59,7 @@ def train_model(folder: Path, *, users: int, items: int, seed: int) -> Path:
     now = datetime.now(UTC)
     rate = _TRAINING_EVENTS / _TRAINING.total_seconds()
     past = simulate(Shop(users=users, items=items, rate=rate, seed=seed), now - _TRAINING)
-    train(islice(past, _TRAINING_EVENTS), now, folder, names={})
+    train(islice(past, _TRAINING_EVENTS), now, folder, items={})
     return folder
 
 

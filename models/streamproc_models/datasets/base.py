@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from streamproc.errors import SettingsError
+from streamproc_models.items import Item
 from streamproc_producers.events import CartEvent, EventType, utc
 
 DAY = 86_400.0
@@ -87,8 +88,8 @@ class Dataset(Protocol):
         """Who is judged, and on what."""
         ...
 
-    def names(self) -> Mapping[str, str]:
-        """The names of the items, where the set tells them."""
+    def items(self) -> Mapping[str, Item]:
+        """What the set tells of items, by id."""
         ...
 
 

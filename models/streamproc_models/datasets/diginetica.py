@@ -16,6 +16,7 @@ from streamproc_models.datasets.base import (
     read_lines,
     viewed,
 )
+from streamproc_models.items import Item
 from streamproc_producers.events import CartEvent
 
 TRAIN = "diginetica/train_sessions.txt.gz"
@@ -78,8 +79,8 @@ class Diginetica:
         for number, (prefix, _) in enumerate(self._rows(), 1):
             yield from viewed(numbered, f"row-{number}", prefix, at, VIEW_SECONDS)
 
-    def names(self) -> Mapping[str, str]:
-        """None: the items are numbers."""
+    def items(self) -> Mapping[str, Item]:
+        """Nothing: they are numbers."""
         return {}
 
     def targets(self) -> list[Target]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamproc.errors import SettingsError
 from streamproc_models.datasets.base import Target, Task, data_folder
+from streamproc_models.items import Item, named
 from streamproc_producers.events import CartEvent, EventType
 from streamproc_producers.retail import RetailLog, item_names
 
@@ -38,10 +39,10 @@ class TemporalSplit:
         *,
         days: int = DAYS,
         inner: bool = False,
-        names: Callable[[], Mapping[str, str]] = dict,
+        items: Callable[[], Mapping[str, Item]] = dict,
     ) -> None:
         self.name = name
-        self.names = names
+        self.items = items
         self.inner = inner
         self._read = read
         self._cut = cut if cut.tzinfo else cut.replace(tzinfo=UTC)
@@ -92,5 +93,5 @@ def online_retail(folder: Path | None = None, *, inner: bool = False) -> Tempora
     cut = _ENDS - timedelta(days=2 * DAYS if inner else DAYS)
     until = _ENDS - timedelta(days=DAYS) if inner else None
     return TemporalSplit(
-        "online-retail", lambda: RetailLog(path, until=until), cut, inner=inner, names=lambda: item_names(path)
+        "online-retail", lambda: RetailLog(path, until=until), cut, inner=inner, items=lambda: named(item_names(path))
     )

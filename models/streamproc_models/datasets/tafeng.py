@@ -10,6 +10,7 @@ import msgspec
 
 from streamproc.errors import SettingsError
 from streamproc_models.datasets.base import DAY, Numbered, Target, Task, data_folder, read_lines
+from streamproc_models.items import Item
 from streamproc_producers.events import CartEvent, EventType, utc
 
 HISTORY = "tafeng/tafeng_history.json.gz"
@@ -70,8 +71,8 @@ class TaFeng:
         """None: every user has a history."""
         yield from ()
 
-    def names(self) -> Mapping[str, str]:
-        """None: the items are numbers."""
+    def items(self) -> Mapping[str, Item]:
+        """Nothing: they are numbers."""
         return {}
 
     def targets(self) -> list[Target]:

@@ -72,7 +72,7 @@ def rank_with_bundle(path: Path, cut: datetime) -> Rank:
 def rank_with_training(dataset: Dataset, settings: TrainingSettings, progress: Progress) -> Rank:
     """Train on the log of a data set, and rank with what was learned. Raises TrainingDataUnusable."""
     return rank_with(
-        learn(dataset.events(), utc(dataset.ends_at), names=dataset.names(), settings=settings, progress=progress).model
+        learn(dataset.events(), utc(dataset.ends_at), items=dataset.items(), settings=settings, progress=progress).model
     )
 
 

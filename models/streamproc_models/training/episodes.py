@@ -13,6 +13,7 @@ import xgboost
 from streamproc_models.baskets import Basket, replay
 from streamproc_models.catalogue import Catalogue
 from streamproc_models.evaluation import Judgement, judge
+from streamproc_models.items import Item
 from streamproc_models.training.examples import Examples, examples
 from streamproc_models.training.settings import TrainingSettings
 from streamproc_models.training.tables import catalogue_of
@@ -74,12 +75,12 @@ def episodes_of(
     settings: TrainingSettings,
     progress: Progress,
     *,
-    names: Mapping[str, str],
+    items: Mapping[str, Item],
     orders: bool,
 ) -> list[Episode]:
     """The episodes that have baskets before them, in time order. ``orders``: whether a basket is an order.
 
-    ``names`` maps item ids to names, which an item has from its first day on.
+    ``items`` is what is told of items, which an item has from its first day on.
     """
     # The latest time so far: a late event belongs to the episode in which it came.
     event_times = list(accumulate((event.at for event in log), max))
@@ -100,7 +101,7 @@ def episodes_of(
         if settings.whole_episodes:
             cold, warm = _by_user(cold), _by_user(warm)
         before = baskets[:first]
-        found.append(Episode(catalogue_of(before, names, start, settings), before, cold, warm))
+        found.append(Episode(catalogue_of(before, items, start, settings), before, cold, warm))
     return found
 
 

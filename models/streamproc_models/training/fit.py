@@ -16,6 +16,7 @@ from streamproc_models.baskets import has_purchases, replay
 from streamproc_models.catalogue import Catalogue
 from streamproc_models.errors import TrainingDataUnusable
 from streamproc_models.evaluation import Judgement
+from streamproc_models.items import Item
 from streamproc_models.training.boosting import fit_booster, fit_calibration
 from streamproc_models.training.episodes import InTheMaking, Progress, episodes_of, first_state_needed
 from streamproc_models.training.examples import Examples, joined
@@ -88,25 +89,25 @@ def train(
     cut: datetime,
     out: Path,
     *,
-    names: Mapping[str, str],
+    items: Mapping[str, Item],
     settings: TrainingSettings | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> TrainingReport:
     """Train on the events before ``cut``, which must be in the order of the log, and write a bundle to ``out``.
 
     Equal events, settings and XGBoost give equal bytes. The model of the report's metrics has not seen the validation
-    episode; the one in the bundle has, with as many trees. ``names`` maps item ids to names.
+    episode; the one in the bundle has, with as many trees. ``items`` is what is told of items, by id.
 
     Raises TrainingDataUnusable where there is no order before the cut.
     """
-    return learn(events, cut, names=names, settings=settings, progress=progress).write(out)
+    return learn(events, cut, items=items, settings=settings, progress=progress).write(out)
 
 
 def learn(
     events: Iterable[CartEvent],
     cut: datetime,
     *,
-    names: Mapping[str, str],
+    items: Mapping[str, Item],
     settings: TrainingSettings | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Trained:
@@ -119,7 +120,7 @@ def learn(
     at, orders = cut.timestamp(), has_purchases(log)
     progress("replaying the log", 0, 1)
     baskets = replay(log, states_from=first_state_needed(at, settings), orders=orders)
-    episodes = episodes_of(log, baskets, at, settings, progress, names=names, orders=orders)
+    episodes = episodes_of(log, baskets, at, settings, progress, items=items, orders=orders)
     random = np.random.default_rng(settings.seed)
     parts = [joined(episode.examples(settings, random)) for episode in episodes]
     held_out = len(parts[-1].labels) if parts else 0
@@ -156,7 +157,7 @@ def learn(
         calibration=observed,
     )
     return Trained(
-        catalogue_of(baskets, names, at, settings),
+        catalogue_of(baskets, items, at, settings),
         booster,
         calibration,
         _golden(everything.rows),

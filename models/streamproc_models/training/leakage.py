@@ -28,7 +28,7 @@ def build_episodes(log: Sequence[CartEvent], cut: float, settings: TrainingSetti
     """As training does."""
     orders = has_purchases(log)
     baskets = replay(log, states_from=first_state_needed(cut, settings), orders=orders)
-    return episodes_of(log, baskets, cut, settings, lambda _what, _done, _total: None, names={}, orders=orders)
+    return episodes_of(log, baskets, cut, settings, lambda _what, _done, _total: None, items={}, orders=orders)
 
 
 def find_leaks(

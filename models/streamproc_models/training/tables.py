@@ -12,6 +12,7 @@ from streamproc_models.baskets import Basket
 from streamproc_models.catalogue import Catalogue
 from streamproc_models.errors import TrainingDataUnusable
 from streamproc_models.features.schema import MISSING
+from streamproc_models.items import Item
 from streamproc_models.retrieval.steps import Steps
 from streamproc_models.training.generators import fit_generators
 from streamproc_models.training.settings import TrainingSettings
@@ -25,10 +26,11 @@ ITEM_AGE_DAYS_MAX = 28.0
 REPEAT_PRIOR_BUYERS = 20.0
 #: Added to both shares of the trend, so that an item that is seldom bought has none.
 _TREND_PRIOR = 1e-4
+_UNTOLD = Item()
 
 
 def catalogue_of(
-    baskets: Sequence[Basket], names: Mapping[str, str], at: float, settings: TrainingSettings
+    baskets: Sequence[Basket], items: Mapping[str, Item], at: float, settings: TrainingSettings
 ) -> Catalogue:
     """The catalogue as of ``at`` (seconds since the epoch), from baskets that are all before it.
 
@@ -44,14 +46,16 @@ def catalogue_of(
     code_of[by_rank] = np.arange(len(by_rank))
     lines.items = code_of[lines.items]
     ids = [lines.ids[item] for item in by_rank]
-    names_of = [names.get(item_id, "") for item_id in ids]
+    told = [items.get(item_id, _UNTOLD) for item_id in ids]
     return Catalogue(
         ids,
-        names_of,
+        [item.name for item in told],
         _item_features(lines, len(ids), at),
-        fit_generators(settings.generators, _steps(lines, len(ids)), names_of),
+        fit_generators(settings.generators, _steps(lines, len(ids)), told),
         settings.candidates_max,
         settings.proposed_max,
+        categories=[item.category for item in told] if any(item.category for item in told) else [],
+        brands=[item.brand for item in told] if any(item.brand for item in told) else [],
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamproc_models.bundle import Bundle, load
+from streamproc_models.items import Item
 from streamproc_models.training import TrainingSettings, train
 from streamproc_producers.events import CartEvent, EventType
 from streamproc_producers.simulate import Shop, simulate
@@ -30,7 +31,8 @@ def shop_log() -> list[CartEvent]:
 def bundle_folder(shop_log: list[CartEvent], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with a booster. Not to be written to."""
     folder = tmp_path_factory.mktemp("bundle")
-    train(shop_log, START, folder, names={"item-0": "The first"}, settings=TrainingSettings(trees_max=10))
+    items = {"item-0": Item("The first", "Kitchen > Mugs > Large")}
+    train(shop_log, START, folder, items=items, settings=TrainingSettings(trees_max=10))
     return folder
 
 
@@ -45,7 +47,7 @@ def bundle(bundle_folder: Path) -> Bundle:
 def bundle_without_model(shop_log: list[CartEvent], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of an afternoon: too little to train a booster on."""
     folder = tmp_path_factory.mktemp("bundle_without_model")
-    train(shop_log[:200], START, folder, names={})
+    train(shop_log[:200], START, folder, items={})
     return load(folder)
 
 

@@ -54,7 +54,10 @@ def test_the_history_ends_within_the_last_week_at_the_same_weekdays_and_hours(wa
         "add_to_cart",
         "purchase",
     ]
-    assert opened.names.read_text() == "10001,RED TEA MUG\n10002,LUNCH BAG\n"
+    assert opened.items.read_text() == (
+        f"item_id,name,category\n10001,RED TEA MUG,{department('RED TEA MUG')}\n"
+        f"10002,LUNCH BAG,{department('LUNCH BAG')}\n"
+    )
 
 
 def test_the_shelf_begins_with_what_is_bought_most_at_its_last_price(wares: Callable[..., Wares]) -> None:

@@ -421,7 +421,7 @@ def two_bundles(
 ) -> tuple[Path, Path]:
     """Two versions with a booster each, whose lists differ."""
     other = tmp_path_factory.mktemp("other")
-    train(shop_log[: len(shop_log) * 3 // 4], shop_log[-1].ts, other, names={}, settings=TrainingSettings(trees_max=5))
+    train(shop_log[: len(shop_log) * 3 // 4], shop_log[-1].ts, other, items={}, settings=TrainingSettings(trees_max=5))
     return bundle_folder, other
 
 

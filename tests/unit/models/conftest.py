@@ -12,6 +12,7 @@ import pytest
 
 from streamproc_models.bundle import Bundle, load
 from streamproc_models.features import UserState, fold, new_state
+from streamproc_models.items import Item
 from streamproc_models.training import TrainingReport, TrainingSettings, train
 from streamproc_producers.events import CartEvent, EventType
 
@@ -72,17 +73,21 @@ def cut() -> datetime:
 
 
 @pytest.fixture(scope="session")
-def names() -> dict[str, str]:
-    return {f"i{item:02d}": f"Item {item}" for item in range(_ITEMS)}
+def shop_items() -> dict[str, Item]:
+    """Two levels of categories, and brands of which most items have none."""
+    return {
+        f"i{item:02d}": Item(f"Item {item}", f"Half {item % 2} > Eighth {item % 8}", "" if item % 3 else f"B{item % 5}")
+        for item in range(_ITEMS)
+    }
 
 
 @pytest.fixture(scope="session")
 def trained(
-    shop_log: list[CartEvent], names: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    shop_log: list[CartEvent], shop_items: dict[str, Item], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, TrainingReport]:
     """A bundle's folder, and the report of its training. Not to be written to."""
     out = tmp_path_factory.mktemp("bundle")
-    return out, train(shop_log, CUT, out, names=names, settings=TrainingSettings(trees_max=20))
+    return out, train(shop_log, CUT, out, items=shop_items, settings=TrainingSettings(trees_max=20))
 
 
 @pytest.fixture(scope="session")

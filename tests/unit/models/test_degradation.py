@@ -16,6 +16,7 @@ from streamproc_models.bundle import Bundle, load
 from streamproc_models.features import UserState, fold, new_state
 from streamproc_models.features.columns import Columns
 from streamproc_models.filters import Bought, Filter, Only
+from streamproc_models.items import Item
 from streamproc_models.retrieval.base import Scores
 from streamproc_models.scorer import (
     FEW_CANDIDATES,
@@ -81,11 +82,11 @@ def state_of(cut: datetime) -> Callable[..., UserState]:
 
 @pytest.fixture(scope="module")
 def without_generators(
-    shop_log: list[CartEvent], cut: datetime, names: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    shop_log: list[CartEvent], cut: datetime, shop_items: dict[str, Item], tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """A bundle that was trained without any generator."""
     out = tmp_path_factory.mktemp("without_generators")
-    train(shop_log, cut, out, names=names, settings=TrainingSettings(generators=(), trees_max=20))
+    train(shop_log, cut, out, items=shop_items, settings=TrainingSettings(generators=(), trees_max=20))
     return load(out)
 
 

@@ -32,6 +32,7 @@ from streamproc_models.evaluate.quality import TOGETHER
 from streamproc_models.evaluate.report import MODEL
 from streamproc_models.evaluate.segments import ALL, COLD_ITEMS, NEW, NEW_ONLY, REPEAT, by_segment, history_names
 from streamproc_models.features import UserState
+from streamproc_models.items import Item
 from streamproc_producers.events import CartEvent, EventType
 
 _NOON = datetime(2011, 11, 1, 12, tzinfo=UTC)
@@ -54,7 +55,7 @@ class Written:
         self.item_lines_min = item_lines_min
         self.inner = inner
 
-    def names(self) -> dict[str, str]:
+    def items(self) -> dict[str, Item]:
         return {}
 
     def events(self) -> Iterator[CartEvent]:

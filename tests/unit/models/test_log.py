@@ -35,7 +35,7 @@ def test_a_file_of_events_keeps_their_order(shop_log: list[CartEvent], tmp_path:
         log = open_log(str(tmp_path / name))
         assert list(log.read()) == events
         assert list(log.read()) == events, "it can be read again"
-        assert log.names() == {}
+        assert log.items() == {}
 
 
 def test_the_archive_comes_in_the_order_of_arrival_and_each_event_once(

@@ -16,6 +16,7 @@ from streamproc_models.catalogue import Catalogue
 from streamproc_models.features import UserState, decode_state, new_state
 from streamproc_models.features.columns import gather
 from streamproc_models.features.schema import MISSING
+from streamproc_models.items import Item
 from streamproc_models.matrix import Matrix
 from streamproc_models.training import Trained, TrainingSettings, learn
 from streamproc_models.training.examples import examples
@@ -26,9 +27,11 @@ StatesOf = Callable[[list[CartEvent]], dict[str, UserState]]
 
 
 @pytest.fixture(scope="module")
-def everything(shop_log: list[CartEvent], cut: datetime, names: dict[str, str]) -> Trained:
+def everything(shop_log: list[CartEvent], cut: datetime, shop_items: dict[str, Item]) -> Trained:
     """A model with every generator that there is."""
-    return learn(shop_log, cut, names=names, settings=TrainingSettings(generators=tuple(FITS), trees_max=5, episodes=2))
+    return learn(
+        shop_log, cut, items=shop_items, settings=TrainingSettings(generators=tuple(FITS), trees_max=5, episodes=2)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +78,8 @@ def test_a_training_row_is_the_live_row_with_every_generator(shop_log: list[Cart
 
 
 def test_a_bundle_can_be_written_again_byte_for_byte(
-    everything: Trained, shop_log: list[CartEvent], cut: datetime, names: dict[str, str], tmp_path: Path
+    everything: Trained, shop_log: list[CartEvent], cut: datetime, shop_items: dict[str, Item], tmp_path: Path
 ) -> None:
     settings = TrainingSettings(generators=tuple(FITS), trees_max=5, episodes=2)
-    again = learn(shop_log, cut, names=names, settings=settings)
+    again = learn(shop_log, cut, items=shop_items, settings=settings)
     assert again.write(tmp_path / "one").model_version == everything.write(tmp_path / "two").model_version

@@ -28,7 +28,7 @@ def bundles(
     for number, recall in enumerate((0.20, 0.19)):
         folder = tmp_path_factory.mktemp("bundles") / "bundle"
         if number:
-            train(shop_log, cut, folder, names={}, settings=TrainingSettings(trees_max=5))  # type: ignore[arg-type]
+            train(shop_log, cut, folder, items={}, settings=TrainingSettings(trees_max=5))  # type: ignore[arg-type]
         else:
             shutil.copytree(trained[0], folder)
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes())

@@ -19,6 +19,7 @@ from hypothesis import given, strategies as st
 from streamproc.errors import SettingsError
 from streamproc_models import bundle as bundles
 from streamproc_models.bundle import CATALOGUE, MANIFEST, MODEL, Manifest
+from streamproc_models.items import Item
 from streamproc_models.registry import AliasMoved, PromotionRefused, promotion
 from streamproc_models.registry.folder import FolderRegistry
 from streamproc_models.registry.gate import proven, quality
@@ -50,11 +51,11 @@ def folder(trained: Trained, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def another(
-    shop_log: list[CartEvent], cut: Any, names: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    shop_log: list[CartEvent], cut: Any, shop_items: dict[str, Item], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Another version, trained otherwise. Not to be written to."""
     out = tmp_path_factory.mktemp("another")
-    train(shop_log, cut, out, names=names, settings=TrainingSettings(trees_max=5))
+    train(shop_log, cut, out, items=shop_items, settings=TrainingSettings(trees_max=5))
     return out
 
 

@@ -21,9 +21,9 @@ def log(shop_log: list[CartEvent], tmp_path: Path) -> Path:
 
 
 def test_train_writes_a_bundle_and_prints_its_metrics_beside_the_baselines(log: Path, tmp_path: Path) -> None:
-    names = tmp_path / "items.csv"
-    names.write_text('i00,"Nought, or nothing"\n')
-    arguments = ["--events", str(log), "--names", str(names), "--cut", "2011-11-01", "--out", str(tmp_path / "bundle")]
+    items = tmp_path / "items.csv"
+    items.write_text('item_id,name,category\ni00,"Nought, or nothing",Numbers > Small\n')
+    arguments = ["--events", str(log), "--items", str(items), "--cut", "2011-11-01", "--out", str(tmp_path / "bundle")]
     result = CliRunner().invoke(train, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     for text in ("hit rate@10", "model", "popularity", "own frequency"):
@@ -31,6 +31,7 @@ def test_train_writes_a_bundle_and_prints_its_metrics_beside_the_baselines(log: 
     bundle = load(tmp_path / "bundle")
     assert bundle.model_version in result.output
     assert bundle.catalogue.names[bundle.catalogue.codes["i00"]] == "Nought, or nothing"
+    assert bundle.catalogue.category_of("i00") == "Numbers > Small"
 
 
 def test_a_bad_line_is_named(tmp_path: Path) -> None:
@@ -53,12 +54,12 @@ def test_a_cut_before_the_log_is_refused(log: Path, tmp_path: Path) -> None:
         )
 
 
-def test_a_names_file_without_commas_is_refused(log: Path, tmp_path: Path) -> None:
-    names = tmp_path / "items.csv"
-    names.write_text("i00;Nought\n")
-    with pytest.raises(SettingsError, match=r"items\.csv, line 1: .* is not item_id,name"):
+def test_a_file_of_items_without_a_head_line_is_refused(log: Path, tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("i00,Nought\n")
+    with pytest.raises(SettingsError, match=r"items\.csv, line 1: 'i00,Nought' does not name the columns"):
         CliRunner().invoke(
             train,
-            ["--events", str(log), "--names", str(names), "--cut", "2011-11-01", "--out", str(tmp_path)],
+            ["--events", str(log), "--items", str(items), "--cut", "2011-11-01", "--out", str(tmp_path)],
             catch_exceptions=False,
         )

@@ -15,6 +15,7 @@ from streamproc_models.catalogue import UNKNOWN
 from streamproc_models.errors import TrainingDataUnusable
 from streamproc_models.evaluation import simulate
 from streamproc_models.features import UserState, decode_state, encode_state
+from streamproc_models.items import Item
 from streamproc_models.metrics import measure
 from streamproc_models.training import Objective, TrainingReport, TrainingSettings, train
 from streamproc_models.training.episodes import episodes_of
@@ -28,12 +29,12 @@ StatesOf = Callable[[list[CartEvent]], dict[str, UserState]]
 
 def test_equal_logs_give_equal_bytes(
     shop_log: list[CartEvent],
-    names: dict[str, str],
+    shop_items: dict[str, Item],
     cut: datetime,
     trained: tuple[Path, TrainingReport],
     tmp_path: Path,
 ) -> None:
-    train(shop_log, cut, tmp_path, names=names, settings=TrainingSettings(trees_max=20))
+    train(shop_log, cut, tmp_path, items=shop_items, settings=TrainingSettings(trees_max=20))
     files = [path.relative_to(trained[0]) for path in trained[0].rglob("*") if path.is_file()]
     assert len(files) == 5
     for path in files:
@@ -43,12 +44,12 @@ def test_equal_logs_give_equal_bytes(
 def test_events_from_the_cut_on_change_nothing(
     shop_log: list[CartEvent],
     live_log: list[CartEvent],
-    names: dict[str, str],
+    shop_items: dict[str, Item],
     cut: datetime,
     trained: tuple[Path, TrainingReport],
     tmp_path: Path,
 ) -> None:
-    report = train([*shop_log, *live_log], cut, tmp_path, names=names, settings=TrainingSettings(trees_max=20))
+    report = train([*shop_log, *live_log], cut, tmp_path, items=shop_items, settings=TrainingSettings(trees_max=20))
     assert report.model_version == trained[1].model_version
 
 
@@ -68,7 +69,7 @@ def test_probabilities_are_calibrated(trained: tuple[Path, TrainingReport]) -> N
 def test_too_few_baskets_give_a_bundle_that_ranks_by_popularity(
     shop_log: list[CartEvent], cut: datetime, tmp_path: Path
 ) -> None:
-    report = train(shop_log[-40:], cut, tmp_path, names={})
+    report = train(shop_log[-40:], cut, tmp_path, items={})
     assert not report.has_model
     assert report.validation == {}
     assert load(tmp_path).booster is None
@@ -77,13 +78,13 @@ def test_too_few_baskets_give_a_bundle_that_ranks_by_popularity(
 def test_a_log_without_an_event_before_the_cut_is_refused(shop_log: list[CartEvent], tmp_path: Path) -> None:
     event = shop_log[-1]
     with pytest.raises(TrainingDataUnusable, match="earlier log"):
-        train([event], event.ts - timedelta(days=1), tmp_path, names={})
+        train([event], event.ts - timedelta(days=1), tmp_path, items={})
 
 
 def test_a_log_of_removals_alone_is_refused(shop_log: list[CartEvent], tmp_path: Path) -> None:
     event = msgspec.structs.replace(shop_log[-1], event_type=EventType.REMOVE_FROM_CART)
     with pytest.raises(TrainingDataUnusable, match="nothing can be learned"):
-        train([event], event.ts + timedelta(days=1), tmp_path, names={})
+        train([event], event.ts + timedelta(days=1), tmp_path, items={})
 
 
 def test_settings_that_leave_nothing_to_train_on_are_refused() -> None:
@@ -157,10 +158,10 @@ def test_a_generator_that_there_is_not_is_refused_by_name(shop_log: list[CartEve
 def test_what_a_model_learns_from_has_the_names_that_it_will_rank_with(
     shop_log: list[CartEvent], cut: datetime
 ) -> None:
-    names = {f"i{item:02d}": f"Lamp{item // 3}" for item in range(30)}
+    items = {f"i{item:02d}": Item(f"Lamp{item // 3}") for item in range(30)}
     settings = TrainingSettings(episodes=2, generators=("text",))
     episodes = episodes_of(
-        shop_log, replay(shop_log), cut.timestamp(), settings, lambda *_: None, names=names, orders=True
+        shop_log, replay(shop_log), cut.timestamp(), settings, lambda *_: None, items=items, orders=True
     )
     assert len(episodes) == 2
     for episode in episodes:
@@ -181,7 +182,7 @@ def test_a_ranking_objective_comes_with_probabilities_that_fit(
     shop_log: list[CartEvent], cut: datetime, tmp_path: Path
 ) -> None:
     ranked = TrainingSettings(trees_max=20, objective=Objective.NDCG)
-    report = train(shop_log, cut, tmp_path, names={}, settings=ranked)
+    report = train(shop_log, cut, tmp_path, items={}, settings=ranked)
     assert report.calibration == pytest.approx(1, abs=0.05)
     bundle = load(tmp_path)
     assert bundle.calibration is not None
@@ -192,7 +193,7 @@ def test_baskets_that_weigh_by_their_size_come_with_probabilities_that_fit(
     shop_log: list[CartEvent], cut: datetime, tmp_path: Path
 ) -> None:
     settings = TrainingSettings(trees_max=20, size_power=0.5)
-    report = train(shop_log, cut, tmp_path, names={}, settings=settings)
+    report = train(shop_log, cut, tmp_path, items={}, settings=settings)
     assert report.calibration == pytest.approx(1, abs=0.05)
     bundle = load(tmp_path)
     assert bundle.calibration is not None

@@ -6,9 +6,10 @@ randomness, and stay within the memory that their docstrings tell, whatever a si
 
 from __future__ import annotations
 
+from streamproc_models.retrieval.fits.attributes import fit_attribute
 from streamproc_models.retrieval.fits.covisit import fit_next, fit_together
 from streamproc_models.retrieval.fits.light import fit_covisit
 from streamproc_models.retrieval.fits.linear import fit_ease, fit_ridge
 from streamproc_models.retrieval.fits.text import fit_text
 
-__all__ = ["fit_covisit", "fit_ease", "fit_next", "fit_ridge", "fit_text", "fit_together"]
+__all__ = ["fit_attribute", "fit_covisit", "fit_ease", "fit_next", "fit_ridge", "fit_text", "fit_together"]

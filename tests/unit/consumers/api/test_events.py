@@ -182,6 +182,16 @@ def test_submit_answers_with_the_list_that_the_recommender_will_publish_for_the_
     assert found["recommendation_id"] == recommendation_id("ann", position, found["model_version"])
 
 
+def test_submit_tells_department_and_aisle_where_training_was_told_a_category(
+    api: Running, make_event: Callable[..., CartEvent]
+) -> None:
+    api.put(make_event(1, item="item-0"))
+    answer = api.send({"user_id": "ann", "event": PURCHASE | {"item_id": "item-0"}}, path="/submit?k=60").json()
+    told = {each["product_id"]: (each["department"], each["aisle"]) for each in answer["recommendations"]}
+    assert told.pop("item-0") == ("Kitchen", "Large")
+    assert {*told.values()} == {(None, None)}
+
+
 def test_submit_stores_no_state_and_sends_the_event_once(api: Running, make_event: Callable[..., CartEvent]) -> None:
     api.put(make_event(1, item="item-3"))
     before = dict(api.redis.data)
