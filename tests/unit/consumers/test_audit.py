@@ -319,23 +319,17 @@ def test_the_report_does_not_depend_on_how_text_is_cut_and_rows_are_partitioned(
         assert comparable(told(folder, archive=True)) == comparable(whole)
 
 
-def test_a_list_that_was_made_again_with_another_snapshot_of_what_is_trending_is_a_repeat(tmp_path: Path) -> None:
-    first = a_list("ann", Position(0, 1), START, item_snapshot="bundle:v+trending:7/20")
-    later = msgspec.structs.replace(first, item_snapshot="bundle:v+trending:8/20", items=first.items[::-1])
-    report = audited(tmp_path, encoded([first, first, later, later, a_list("bob", Position(0, 2), START)]))
-    assert (report.faults, notes(report), report.distinct_lists) == ([], {"repeat": 3}, 2)
-    conflict = msgspec.structs.replace(first, items=first.items[:1])
-    assert faults(audited(tmp_path / "2", encoded([first, first, later, conflict]))) == {"conflicting_id": 1}
-
-
-def test_the_same_list_with_another_time_arm_or_propensity_is_a_repeat(tmp_path: Path) -> None:
+def test_the_same_list_with_another_time_arm_or_propensity_and_one_with_another_snapshot_are_repeats(
+    tmp_path: Path,
+) -> None:
     first = a_list("ann", Position(0, 1), START)
     again = [
         msgspec.structs.replace(first, published_ts=START + timedelta(hours=1)),
         msgspec.structs.replace(first, arm="challenger", propensity=0.2),
+        msgspec.structs.replace(first, item_snapshot="bundle:v1+trending:8/20", items=first.items[::-1]),
     ]
     report = audited(tmp_path, encoded([first, *again]))
-    assert (report.faults, notes(report)) == ([], {"repeat": 2})
+    assert (report.faults, notes(report), report.distinct_lists) == ([], {"repeat": 3}, 1)
 
 
 def test_a_contradiction_names_both_places(tmp_path: Path) -> None:
