@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from streamproc_models.features.trending import (
     HALF_LIFE_SECONDS,
@@ -66,6 +66,7 @@ events = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(events, st.integers(0, 20))
 def test_a_partial_that_was_stored_and_read_in_the_middle_goes_on_bit_for_bit(log: list[CartEvent], cut: int) -> None:
     trending = Trending()
@@ -76,6 +77,7 @@ def test_a_partial_that_was_stored_and_read_in_the_middle_goes_on_bit_for_bit(lo
     assert trending.encode(part) == trending.encode(whole)
 
 
+@settings(deadline=None)
 @given(events, events)
 def test_the_counts_of_shards_add_up_whatever_their_order(left: list[CartEvent], right: list[CartEvent]) -> None:
     merged, swapped = snapshot(folded(left), folded(right)), snapshot(folded(right), folded(left))
