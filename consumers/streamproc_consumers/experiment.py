@@ -28,6 +28,7 @@ import msgspec
 
 from streamproc.record import Position
 from streamproc_consumers.arms import arm_of
+from streamproc_consumers.interval import Interval as Interval
 from streamproc_consumers.recommendation import LogPosition, Recommendation
 from streamproc_producers.events import CartEvent, EventType
 
@@ -46,19 +47,6 @@ class LandedEvent(msgspec.Struct, frozen=True, gc=False):
 
     position: LogPosition
     event: CartEvent
-
-
-class Interval(msgspec.Struct, frozen=True):
-    """A figure and its 95 % interval; None where nothing was counted."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether a difference is beyond noise."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 class ArmReport(msgspec.Struct, frozen=True):

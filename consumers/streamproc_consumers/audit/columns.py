@@ -2,201 +2,165 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import polars as pl
 
-from streamproc_consumers.audit.lines import EventRead, ListRead, Read
+from streamproc_consumers.audit.lines import EventRead, ListRead, PositionRead, Read
 from streamproc_consumers.audit.objects import Landed
 
-T = TypeVar("T")
+T = TypeVar("T", ListRead, EventRead)
+K = TypeVar("K", bound=Hashable)
 
-#: Text whose records become one frame.
-_FRAME_BYTES = 16 * 1024 * 1024
-#: Text whose lines are hashed at once: a core's caches hold it.
-_HASHED_BYTES = 2 * 1024 * 1024
-#: Replays write the time anew; the rest of a list's line is the same again.
-_PUBLISHED = r'"published_ts":"[^"]*"'
+#: Text whose records become one frame: with fewer, what each call of Polars costs is more than what it computes.
+_FRAME_BYTES = 64 * 1024 * 1024
 TIME = pl.Datetime("us", "UTC")
+_DAY_MICROS = 86_400_000_000
+
+
+class Codes(dict[K, int]):
+    """Numbers values as they come, from 0."""
+
+    def __missing__(self, value: K) -> int:
+        code = self[value] = len(self)
+        return code
+
+
+class Names:
+    """What few values have many rows: the columns hold codes of these."""
+
+    def __init__(self) -> None:
+        self.items: Codes[str] = Codes()
+        #: Model version and arm.
+        self.groups: Codes[tuple[str, str]] = Codes()
+        self.fallbacks: Codes[str | None] = Codes()
+
+    def labelled(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The frame with ``version`` and ``arm`` of its ``group``."""
+        versions, arms = zip(*self.groups, strict=True)
+        code = frame["group"]
+        return frame.with_columns(
+            version=pl.Series(versions, dtype=pl.String).gather(code),
+            arm=pl.Series(arms, dtype=pl.String).gather(code),
+        )
 
 
 class Rows(Generic[T]):
-    """Records, taken apart as they come. Objects share a frame, so that many small ones cost little."""
+    """Records, taken apart as they come. Objects share a frame, so that many small ones cost little.
 
-    #: Whether the lines are compared by their hash.
-    _hashed: ClassVar[bool] = False
+    What is read of a piece becomes arrays at once, while a core's caches hold it.
+    """
 
-    def __init__(self, objects: Sequence[Landed]) -> None:
-        self._objects = objects
-        self._columns: list[list[Any]] = []
-        self._where: list[Read[T]] = []
-        self._texts: list[bytes] = []
-        self._contents: list[pl.Series] = []
-        self._text_bytes = self._hashed_bytes = 0
+    def __init__(self, objects: Sequence[Landed], names: Names) -> None:
+        self._names = names
+        self._modified = np.array([round(each.modified.timestamp() * 1e6) for each in objects])
+        self._parts: dict[str, list[Any]] = {}
+        self._text_bytes = 0
 
     def add(self, read: Read[T]) -> pl.DataFrame | None:
         """Add the records of a piece; the frame of all since the last one, once there are enough."""
         if read.records:
-            columns = self._taken(read.records)
-            if self._columns:
-                for column, more in zip(self._columns, columns, strict=True):
-                    column += more
-            else:
-                self._columns = columns
-            self._texts.append(read.text if read.text.endswith(b"\n") else read.text + b"\n")
-            self._text_bytes += len(read.text)
-            if self._text_bytes - self._hashed_bytes >= _HASHED_BYTES:
-                self._hash()
-            self._where.append(read._replace(records=[], text=b"", lines_read=len(read.records)))
+            columns = {
+                "object": np.full(len(read.records), read.piece.number, np.uint32),
+                "line": np.array(read.lines, np.uint32),
+                **_position([each.position for each in read.records]),
+                **self._taken(read.records),
+            }
+            for name, values in columns.items():
+                self._parts.setdefault(name, []).append(values)
+            self._text_bytes += len(read.piece.text)
         return self.rest() if self._text_bytes >= _FRAME_BYTES else None
 
     def rest(self) -> pl.DataFrame | None:
         """The frame of what was added since the last one."""
-        if not self._columns:
+        if not self._parts:
             return None
-        self._hash()
-        frame = self._frame(self._columns)
-        self._columns, self._where, self._contents, self._text_bytes, self._hashed_bytes = [], [], [], 0, 0
-        return frame
+        columns = {
+            name: pl.concat(parts) if isinstance(parts[0], pl.Series) else pl.Series(np.concatenate(parts))
+            for name, parts in self._parts.items()
+        }
+        self._parts, self._text_bytes = {}, 0
+        return self._frame(columns).with_columns(_PLACE)
 
-    def _taken(self, records: list[T]) -> list[list[Any]]:
-        """The columns of some records."""
+    def _taken(self, records: list[T]) -> dict[str, Any]:
+        """The columns of some records: arrays, or series of text."""
         raise NotImplementedError
 
-    def _frame(self, columns: list[list[Any]]) -> pl.DataFrame:
+    def _frame(self, columns: dict[str, pl.Series]) -> pl.DataFrame:
         raise NotImplementedError
-
-    def _places(self) -> dict[str, pl.Series]:
-        """``object`` and ``line`` of every record."""
-        objects = [pl.repeat(read.piece.number, read.lines_read, dtype=pl.UInt32, eager=True) for read in self._where]
-        lines = [
-            pl.int_range(read.lines, read.lines + read.lines_read, dtype=pl.UInt32, eager=True)
-            if isinstance(read.lines, int)
-            else pl.Series(read.lines, dtype=pl.UInt32)
-            for read in self._where
-        ]
-        return {"object": pl.concat(objects), "line": pl.concat(lines)}
-
-    def _landed(self) -> pl.Series:
-        times = [round(self._objects[read.piece.number].modified.timestamp() * 1e6) for read in self._where]
-        return pl.concat(
-            [
-                pl.repeat(at, read.lines_read, dtype=pl.Int64, eager=True)
-                for at, read in zip(times, self._where, strict=True)
-            ]
-        )
-
-    def _hash(self) -> None:
-        """Hash the lines that came since the last time, and let their text go."""
-        if self._hashed and self._texts:
-            self._contents.append(_contents(b"".join(self._texts)))
-        self._texts, self._hashed_bytes = [], self._text_bytes
 
 
 class ListRows(Rows[ListRead]):
     """One row a list.
 
-    ``object`` and ``line``: where; ``id``, ``user``: hashes; ``content``: of the line without the time of publication;
-    ``place``: the position as text that sorts; ``known``, ``event``, ``published``: microseconds since the epoch, the
-    first of features_as_of; ``landed``: of the object; ``items``: hashes in the order of the ranks; ``top``: the
-    probability of the first item. ``whole`` adds what only a table of the lists needs.
+    ``object`` and ``line``: where; ``id``, ``user``: hashes; ``place``: the position as text that sorts; ``known``,
+    ``event``, ``published``: microseconds since the epoch, the first of features_as_of; ``landed``: of the object;
+    ``group``, ``fallback``, ``items`` in the order of the ranks: codes of the names; ``top``: the probability of the
+    first item. ``whole`` adds what only a table of the lists needs.
     """
 
-    _hashed = True
-
-    def __init__(self, objects: Sequence[Landed], *, whole: bool = False) -> None:
-        super().__init__(objects)
+    def __init__(self, objects: Sequence[Landed], names: Names, *, whole: bool = False) -> None:
+        super().__init__(objects, names)
         self._whole = whole
 
-    def _taken(self, records: list[ListRead]) -> list[list[Any]]:
-        items = [each.items for each in records]
-        positions = [each.position for each in records]
-        return [
-            [each.recommendation_id for each in records],
-            [each.user_id for each in records],
-            [each.shard_id for each in positions],
-            [each.sequence_number for each in positions],
-            [each.sub_sequence_number for each in positions],
-            [each.features_as_of.timestamp() for each in records],
-            [each.event_ts.timestamp() for each in records],
-            [each.published_ts.timestamp() for each in records],
-            [each.model_version for each in records],
-            [each.arm for each in records],
-            [each.propensity for each in records],
-            [each.fallback for each in records],
-            [each[0].probability if each else None for each in items],
-            [len(each) for each in items],
-            [item.id for each in items for item in each],
-            [item.probability for each in items for item in each] if self._whole else [],
-        ]
+    def _taken(self, records: list[ListRead]) -> dict[str, Any]:
+        names, lists = self._names, [each.items for each in records]
+        columns = {
+            "id": _hashes([each.recommendation_id for each in records]),
+            "user": _hashes([each.user_id for each in records]),
+            "known": _micros([each.features_as_of.timestamp() for each in records]),
+            "event": _micros([each.event_ts.timestamp() for each in records]),
+            "published": _micros([each.published_ts.timestamp() for each in records]),
+            "group": _codes(names.groups[each.model_version, each.arm] for each in records),
+            "fallback": _codes(names.fallbacks[each.fallback] for each in records),
+            "propensity": np.array([each.propensity for each in records]),
+            "top": np.array([each[0].probability if each else None for each in lists], np.float64),
+            "places": np.array([len(each) for each in lists], np.uint32),
+            "items": _codes([names.items[item.id] for each in lists for item in each]),
+        }
+        if self._whole:
+            columns["recommendation_id"] = _text([each.recommendation_id for each in records])
+            columns["user_id"] = _text([each.user_id for each in records])
+            columns["probabilities"] = np.array([item.probability for each in lists for item in each], np.float64)
+        return columns
 
-    def _frame(self, columns: list[list[Any]]) -> pl.DataFrame:
-        id_texts, user_texts, shards, sequences, subs, known, event, published, versions, arms, *more = columns
-        propensities, fallbacks, tops, lengths, item_texts, probabilities = more
-        ids, users, items = _text(id_texts), _text(user_texts), _text(item_texts)
-        frame = pl.DataFrame(
-            {
-                **self._places(),
-                "id": ids.hash(),
-                "content": pl.concat(self._contents),
-                "user": users.hash(),
-                **_position(shards, sequences, subs),
-                "known": _micros(known),
-                "event": _micros(event),
-                "published": _micros(published),
-                "landed": self._landed(),
-                "version": _text(versions),
-                "arm": _text(arms),
-                "propensity": pl.Series(propensities, dtype=pl.Float64),
-                "fallback": _text(fallbacks),
-                "top": pl.Series(tops, dtype=pl.Float64),
-                "places": pl.Series(lengths, dtype=pl.UInt32),
-                "items": _in_lists(lengths, items.hash()),
-            }
-        ).with_columns(_placed(), pl.col("published").cast(TIME).dt.date().alias("day"))
-        if not self._whole:
+    def _frame(self, columns: dict[str, pl.Series]) -> pl.DataFrame:
+        items, places = columns.pop("items"), columns["places"]
+        probabilities = columns.pop("probabilities", None)
+        frame = pl.DataFrame(columns).with_columns(
+            pl.col("top").fill_nan(None),
+            landed=self._modified[columns["object"].to_numpy()],
+            day=(pl.col("published") // _DAY_MICROS).cast(pl.Int32).cast(pl.Date),
+            items=_in_lists(places, items),
+        )
+        if probabilities is None:
             return frame
-        return frame.with_columns(
-            ids.alias("recommendation_id"),
-            users.alias("user_id"),
-            _in_lists(lengths, items).alias("item_ids"),
-            _in_lists(lengths, pl.Series(probabilities, dtype=pl.Float64)).alias("probabilities"),
+        names, fallbacks = (pl.Series(list(each), dtype=pl.String) for each in (self._names.items, self._names.fallbacks))
+        return self._names.labelled(frame).with_columns(
+            fallback=fallbacks.gather(frame["fallback"]),
+            item_ids=_in_lists(places, names.gather(items)),
+            probabilities=_in_lists(places, probabilities),
         )
 
 
 class EventRows(Rows[EventRead]):
     """One row an archived event; columns as of :class:`ListRows`. ``id`` is of the event, ``at`` its time."""
 
-    def _taken(self, records: list[EventRead]) -> list[list[Any]]:
-        positions, events = [each.position for each in records], [each.event for each in records]
-        return [
-            [each.shard_id for each in positions],
-            [each.sequence_number for each in positions],
-            [each.sub_sequence_number for each in positions],
-            [each.arrived_at.timestamp() for each in records],
-            [each.ts.timestamp() for each in events],
-            [each.event_id for each in events],
-            [each.user_id for each in events],
-            [each.item_id for each in events],
-            [each.event_type for each in events],
-        ]
+    def _taken(self, records: list[EventRead]) -> dict[str, Any]:
+        events = [each.event for each in records]
+        return {
+            "id": _hashes([each.event_id for each in events]),
+            "user": _hashes([each.user_id for each in events]),
+            "item": _codes([self._names.items[each.item_id] for each in events]),
+            "type": _text([each.event_type for each in events]),
+            "at": _micros([each.ts.timestamp() for each in events]),
+            "arrived": _micros([each.arrived_at.timestamp() for each in records]),
+        }
 
-    def _frame(self, columns: list[list[Any]]) -> pl.DataFrame:
-        shards, sequences, subs, arrived, at, ids, users, items, types = columns
-        return pl.DataFrame(
-            {
-                **self._places(),
-                "id": _text(ids).hash(),
-                "user": _text(users).hash(),
-                "item": _text(items).hash(),
-                "type": _text(types),
-                **_position(shards, sequences, subs),
-                "at": _micros(at),
-                "arrived": _micros(arrived),
-            }
-        ).with_columns(_placed())
+    def _frame(self, columns: dict[str, pl.Series]) -> pl.DataFrame:
+        return pl.DataFrame(columns)
 
 
 def place_of(shard_id: str, sequence_number: str, sub_sequence_number: int) -> str:
@@ -211,48 +175,45 @@ def position_of(place: str) -> str:
     return f"shardId-{place[:12]}:{place[15 : 15 + digits]}:{int(place[15 + digits :])}"
 
 
-def _placed() -> pl.Expr:
-    sequence = pl.col("sequence")
-    return (
-        pl.col("shard")
-        + sequence.str.len_bytes().cast(pl.String).str.zfill(3)
-        + sequence
-        + pl.col("sub").cast(pl.String).str.zfill(9)
-    ).alias("place")
+_PLACE = pl.concat_str(
+    "shard",
+    pl.col("sequence").str.len_bytes().cast(pl.String).str.zfill(3),
+    "sequence",
+    pl.col("sub").cast(pl.String).str.zfill(9),
+).alias("place")
 
 
-def _contents(text: bytes) -> pl.Series:
-    # JSON has no control character inside a line, so none of them is split, and a quote means nothing.
-    options: dict[str, Any] = {"has_header": False, "separator": "\x01", "quote_char": None}
-    try:
-        lines = pl.read_csv(text, schema={"line": pl.String}, **options)["line"]
-    except pl.exceptions.PolarsError:  # what msgspec passes over may be no UTF-8
-        lines = pl.Series(text.decode(errors="backslashreplace").split("\n")[:-1])
-    return lines.str.replace(_PUBLISHED, "").hash()
-
-
-def _text(values: list[str | None]) -> pl.Series:
-    return pl.Series(values, dtype=pl.String)
-
-
-def _position(shards: list[str], sequences: list[str], subs: list[int]) -> dict[str, pl.Series]:
+def _position(positions: list[PositionRead]) -> dict[str, Any]:
     return {
-        "shard": pl.Series(shards, dtype=pl.String).str.slice(8).str.zfill(12),
-        "sequence": pl.Series(sequences, dtype=pl.String),
-        "sub": pl.Series(subs, dtype=pl.Int64),
+        "shard": _text([each.shard_id[8:].zfill(12) for each in positions]),
+        "sequence": _text([each.sequence_number for each in positions]),
+        "sub": np.array([each.sub_sequence_number for each in positions], np.uint32),
     }
 
 
-def _micros(seconds: list[float]) -> pl.Series:
-    return (pl.Series(seconds, dtype=pl.Float64) * 1e6).round().cast(pl.Int64)
+def _text(values: list[str]) -> pl.Series:
+    return pl.Series(values, dtype=pl.String)
 
 
-def _in_lists(lengths: list[int], values: pl.Series) -> pl.Series:
+def _hashes(texts: list[str]) -> np.ndarray:
+    """64 bits of each, equal for equal text within this process."""
+    return np.fromiter(map(hash, texts), np.int64, len(texts)).view(np.uint64)
+
+
+def _codes(codes: Iterable[int]) -> np.ndarray:
+    return np.fromiter(codes, np.uint32)
+
+
+def _micros(seconds: list[float]) -> np.ndarray:
+    return np.rint(np.array(seconds) * 1e6).astype(np.int64)
+
+
+def _in_lists(lengths: pl.Series, values: pl.Series) -> pl.Series:
     """The values, so many in each list."""
-    if lengths and lengths[0] and lengths.count(lengths[0]) == len(lengths):
-        return values.reshape((len(lengths), lengths[0])).cast(pl.List(values.dtype))
-    rows = np.arange(len(lengths), dtype=np.uint32)
-    places = pl.DataFrame({"row": np.repeat(rows, lengths), "values": values})
-    lists = places.group_by("row", maintain_order=True).agg("values")
-    every = pl.DataFrame({"row": rows}).join(lists, on="row", how="left", maintain_order="left")
-    return every["values"].fill_null([])
+    longest = int(lengths.max() or 0)  # type: ignore[arg-type] # a count
+    if longest and lengths.min() == longest:
+        return values.reshape((len(lengths), longest)).cast(pl.List(values.dtype))
+    rows = pl.Series(np.repeat(np.arange(len(lengths), dtype=np.uint32), lengths.to_numpy()))
+    lists = pl.DataFrame({"row": rows, "values": values}).group_by("row", maintain_order=True).agg("values")
+    every = pl.DataFrame({"row": np.arange(len(lengths), dtype=np.uint32)})
+    return every.join(lists, on="row", how="left", maintain_order="left")["values"].fill_null([])

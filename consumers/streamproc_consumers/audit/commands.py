@@ -18,7 +18,7 @@ from streamproc.readable import plain
 
 if TYPE_CHECKING:
     from streamproc_consumers.audit.report import Finding, Lag, Report
-    from streamproc_consumers.experiment import Interval
+    from streamproc_consumers.interval import Interval
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")

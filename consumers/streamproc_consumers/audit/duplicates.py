@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,74 +12,94 @@ from streamproc_consumers.audit.lines import LISTS, Reader
 from streamproc_consumers.audit.objects import Landed
 from streamproc_consumers.audit.report import Findings
 from streamproc_consumers.audit.spill import Spill
-from streamproc_consumers.recommendation import Recommendation
-
-_COLUMNS = ["id", "content", "object", "line"]
 
 
 class Ids:
-    """Every line's id and content, as hashes; where they differ, the lines are read again and compared as they are."""
+    """Every line's id, as a hash; lines whose id is there again are read again and compared as they are."""
 
     def __init__(self, folder: Path, partitions: int) -> None:
         self._lines = Spill(folder / "ids", "id", partitions)
+        self._again = Spill(folder / "again", "id", partitions)
 
     def add(self, frame: pl.DataFrame) -> None:
         """Note the lines of a frame."""
-        self._lines.add(frame.select(_COLUMNS))
+        self._lines.add(frame.select("id", "object", "line"))
 
     def judge(self, objects: Sequence[Landed], findings: Findings) -> int:
         """Tell the findings; how many distinct ids there are."""
-        distinct, suspects, repeats = 0, [], 0
+        distinct, again = 0, []
         for lines in self._lines.read():
-            if lines is None:
-                continue
-            ids = lines.group_by("id").agg(
-                pl.len(), pl.col("content").n_unique().alias("contents"), pl.col("object", "line").first()
-            )
-            distinct += ids.height
-            again = ids.filter(pl.col("len") > 1)
-            same = again.filter(pl.col("contents") == 1)
-            if same.height:
-                first = same.sort("object", "line").head(findings.wanted("repeat"))
-                examples = [
-                    f"{objects[at].name}, line {line}, {count} times in all"
-                    for at, line, count in first.select("object", "line", "len").iter_rows()
-                ]
-                repeated = int((same["len"] - 1).sum())
-                repeats += repeated
-                findings.add("repeat", repeated, examples)
-            suspects.append(lines.join(again.filter(pl.col("contents") > 1).select("id"), on="id", how="semi"))
-        found = pl.concat(suspects) if suspects else None
-        return distinct + (self._compare(found, objects, findings) if found is not None and found.height else 0)
-
-    def _compare(self, lines: pl.DataFrame, objects: Sequence[Landed], findings: Findings) -> int:
-        """Read the lines again; how many distinct ids there are beyond the distinct hashes."""
-        reader = Reader(LISTS)
-        # Id and cross-user values -> what is said under them -> how often, and where first. A replay may find a later
-        # snapshot of what is trending in force, and then say something else.
-        said: defaultdict[tuple[str, str], dict[int, tuple[int, str]]] = defaultdict(dict)
-        for (number,), rows in lines.sort("object").group_by("object", maintain_order=True):
-            at = int(number)
-            for line, text in reader.lines_of(at, objects[at], set(rows["line"])):
-                again = msgspec.json.decode(text, type=Recommendation)
-                contents = said[again.recommendation_id, again.item_snapshot]
-                content = hash(_said(again))
-                times, where = contents.get(content, (0, f"{objects[at].name}, line {line}"))
-                contents[content] = (times + 1, where)
-        seen: set[str] = set()
-        for (id_, _), contents in sorted(said.items()):
-            # The one that is there most often is taken for the right one, and others for contradicting it.
-            (times, first), *others = sorted(contents.values(), key=lambda each: -each[0])
-            findings.add("repeat", times - (id_ not in seen), [f"{first}, {times} times in all"])
-            seen.add(id_)
-            for times_other, where in others:
-                findings.add("conflicting_id", times_other, [f"{id_}: {where}, contradicts {first}"])
-        return len(seen) - lines["id"].n_unique()
+            if lines is not None:
+                repeated = lines.filter(lines["id"].is_duplicated())
+                distinct += lines.height - repeated.height
+                again.append(repeated)
+        if not distinct:
+            return 0
+        for frame in _contents(pl.concat(again).sort("object", "line"), objects):
+            self._again.add(frame)
+        for lines in self._again.read():
+            if lines is not None:
+                distinct += _compare(lines, objects, findings)
+        return distinct
 
 
-def _said(line: Recommendation) -> bytes:
-    """What a replay says again. The alias of a model can have moved meanwhile, and with it arm and propensity."""
-    fields = msgspec.structs.asdict(line)
+def _contents(lines: pl.DataFrame, objects: Sequence[Landed]) -> Iterator[pl.DataFrame]:
+    """What the lines say, as a hash, beside their whole id."""
+    reader = Reader(LISTS)
+    for (number,), rows in lines.group_by("object", maintain_order=True):
+        at = int(number)
+        said = [_said(text) for text in reader.lines_of(at, objects[at], rows["line"].to_list())]
+        yield rows.with_columns(
+            name=pl.Series([name for name, *_ in said], dtype=pl.String),
+            snapshot=pl.Series([snapshot for _, snapshot, _ in said], dtype=pl.String),
+            content=pl.Series([content for *_, content in said], dtype=pl.Int64),
+        )
+
+
+def _said(line: bytes) -> tuple[str, str, int]:
+    """The id, the cross-user values in force, and what a replay says again with them.
+
+    The alias of a model can have moved meanwhile, and with it arm and propensity.
+    """
+    fields = msgspec.json.decode(line)
     for name in ("published_ts", "arm", "propensity"):
-        del fields[name]
-    return msgspec.json.encode(fields)
+        fields.pop(name, None)
+    return fields["recommendation_id"], fields["item_snapshot"], hash(msgspec.json.encode(fields, order="sorted"))
+
+
+def _compare(lines: pl.DataFrame, objects: Sequence[Landed], findings: Findings) -> int:
+    """Tell the findings; how many distinct ids there are."""
+    contents = (
+        lines.sort("object", "line")
+        .group_by("name", "snapshot", "content", maintain_order=True)
+        .agg(pl.len().alias("times"), pl.col("object", "line").first())
+        .sort("times", descending=True, maintain_order=True)
+    )
+    # The one that is there most often is taken for the right one, and others for contradicting it. A replay may find a
+    # later snapshot of what is trending in force, and then say something else.
+    right = contents.unique(["name", "snapshot"], keep="first", maintain_order=True).sort("object", "line")
+    ids = right.group_by("name", maintain_order=True).agg(pl.col("times").sum(), pl.col("object", "line").first())
+    repeated = ids.filter(pl.col("times") > 1)
+    findings.add(
+        "repeat",
+        int((repeated["times"] - 1).sum()),
+        [
+            f"{objects[at].name}, line {line}, {times} times in all"
+            for times, at, line in repeated.head(findings.wanted("repeat")).select("times", "object", "line").iter_rows()
+        ],
+    )
+    other = contents.join(right, on=["name", "snapshot", "content"], how="anti").join(
+        right, on=["name", "snapshot"], suffix="_right"
+    )
+    shown = other.sort("object", "line").head(findings.wanted("conflicting_id"))
+    findings.add(
+        "conflicting_id",
+        int(other["times"].sum()),
+        [
+            f"{name}: {objects[at].name}, line {line}, contradicts {objects[right_at].name}, line {right_line}"
+            for name, at, line, right_at, right_line in shown.select(
+                "name", "object", "line", "object_right", "line_right"
+            ).iter_rows()
+        ],
+    )
+    return ids.height

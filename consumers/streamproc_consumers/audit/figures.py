@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from itertools import pairwise
 
 import numpy as np
 import polars as pl
 
+from streamproc_consumers.audit.columns import Names
 from streamproc_consumers.audit.report import Day, Drift, Group, Lag
 
-_BY = ["day", "version", "arm"]
+_BY = ["day", "group"]
+_TOLD_BY = ["day", "version", "arm"]
 #: Bins of lags are 5 % wide, from a millisecond on.
 _WIDTH = math.log(1.05)
 _SCORE_BINS = 10_000
@@ -39,15 +42,17 @@ class Counts:
 class Figures:
     """What is told of the lists as they landed, repeats included."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names) -> None:
+        self._names = names
         self._fallbacks, self._bins, self._scores = Counts(), Counts(), Counts()
-        self._items: dict[tuple[str, str], pl.Series] = {}
-        self._propensities: dict[tuple[str, str], tuple[float, float]] = {}
+        #: Whether an item, by its code, is in a list of the group.
+        self._shown: defaultdict[int, np.ndarray] = defaultdict(lambda: np.zeros(0, np.bool_))
+        self._propensities: dict[int, tuple[float, float]] = {}
         self.lists = self.empty = self.early = 0
         self.published: tuple[int, int] | None = None
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Count the lists of a frame; see :func:`streamproc_consumers.audit.columns.lists_frame`."""
+        """Count the lists of a frame; see :class:`streamproc_consumers.audit.columns.ListRows`."""
         self.lists += frame.height
         self.early += int((frame["published"] < frame["event"]).sum())
         low, high = int(frame["published"].min()), int(frame["published"].max())  # type: ignore[arg-type] # no null
@@ -59,46 +64,44 @@ class Figures:
             ("published", pl.col("published") - pl.col("event")),
             ("landed", pl.col("landed") - pl.col("published")),
         ):
-            bin_ = (((lag / 1000).clip(1.0).log() / _WIDTH).floor().cast(pl.Int32)).alias("bin")
             self._bins.add(
-                frame.group_by("version", "arm", bin_).agg(n=pl.len().cast(pl.Int64)).with_columns(lag=pl.lit(name))
+                frame.group_by("group", _bin(lag)).agg(n=pl.len().cast(pl.Int64)).with_columns(lag=pl.lit(name))
             )
         score = (pl.col("top").clip(0, 1) * _SCORE_BINS).floor().cast(pl.Int32).alias("bin")
         scored = frame.filter(pl.col("top").is_not_null())
         self._scores.add(scored.group_by(*_BY, score).agg(n=pl.len().cast(pl.Int64)))
-        for (version, arm), rows in frame.partition_by("version", "arm", as_dict=True, include_key=False).items():
-            key = (version, arm)
-            items = rows["items"].explode().drop_nulls().unique()
-            self._items[key] = items if key not in self._items else self._items[key].append(items).unique()
-            least, most = float(rows["propensity"].min()), float(rows["propensity"].max())  # type: ignore[arg-type] # no null
-            known = self._propensities.get(key, (least, most))
-            self._propensities[key] = (min(least, known[0]), max(most, known[1]))
+        items = frame["items"].explode().drop_nulls().to_numpy()
+        of_group = np.repeat(frame["group"].to_numpy(), frame["places"].to_numpy())
+        bounds = frame.group_by("group").agg(pl.col("propensity").min().alias("low"), pl.col("propensity").max())
+        for group, least, most in bounds.iter_rows():
+            shown = np.pad(self._shown[group], (0, len(self._names.items) - len(self._shown[group])))
+            shown[items[of_group == group]] = True
+            self._shown[group] = shown
+            known = self._propensities.get(group, (least, most))
+            self._propensities[group] = (min(least, known[0]), max(most, known[1]))
 
-    def groups(self, users: dict[tuple[str, str], int], archived_items: pl.Series | None) -> list[Group]:
+    def groups(self, users: dict[int, int]) -> list[Group]:
         """One for each version and arm; ``users`` are counted elsewhere."""
-        if not self.lists:
-            return []
-        seen = [*self._items.values(), *([] if archived_items is None else [archived_items])]
-        every = pl.concat(seen).n_unique()
-        fallbacks, bins, scores = self._fallbacks.sums(), self._bins.sums(), self._scores.sums()
+        fallbacks, bins, scores = (counts.sums() for counts in (self._fallbacks, self._bins, self._scores))
+        labels = dict(enumerate(self._names.fallbacks))
         found = []
-        for (version, arm), items in sorted(self._items.items()):
-            mine = (pl.col("version") == version) & (pl.col("arm") == arm)
+        for (version, arm), code in sorted(self._names.groups.items()):
+            mine = pl.col("group") == code
             of_group, lags = fallbacks.filter(mine), bins.filter(mine)
-            lists = int(of_group["n"].sum())
-            labels = of_group.drop_nulls("fallback").group_by("fallback").agg(pl.col("n").sum()).sort("fallback")
+            lists, items = int(of_group["n"].sum()), int(self._shown[code].sum())
+            fallen = {labels[each]: n for each, n in of_group.group_by("fallback").agg(pl.col("n").sum()).iter_rows()}
             found.append(
                 Group(
                     model_version=version,
                     arm=arm,
                     lists=lists,
-                    users=users.get((version, arm), 0),
-                    propensity_min=self._propensities[version, arm][0],
-                    propensity_max=self._propensities[version, arm][1],
-                    fallbacks={label: n / lists for label, n in labels.iter_rows()},
+                    users=users.get(code, 0),
+                    propensity_min=self._propensities[code][0],
+                    propensity_max=self._propensities[code][1],
+                    fallbacks={label: fallen[label] / lists for label in sorted(filter(None, fallen))},
                     empty_share=int(of_group.filter("empty")["n"].sum()) / lists,
-                    items=len(items),
-                    coverage=len(items) / every if every else 0.0,
+                    items=items,
+                    coverage=items / len(self._names.items) if items else 0.0,
                     published=_lag(lags.filter(pl.col("lag") == "published")),
                     landed=_lag(lags.filter(pl.col("lag") == "landed")),
                     score=_mean(scores.filter(mine)),
@@ -111,12 +114,8 @@ class Figures:
         if not self.lists:
             return []
         scores = self._scores.sums()
-        rows = (
-            self._fallbacks.sums()
-            .group_by(_BY)
-            .agg(lists=pl.col("n").sum(), fallen=pl.col("n").filter(pl.col("fallback").is_not_null()).sum())
-            .sort(_BY)
-        )
+        fallen = pl.col("n").filter(pl.col("fallback") != self._names.fallbacks[None])
+        rows = self._fallbacks.sums().group_by(_BY).agg(lists=pl.col("n").sum(), fallen=fallen.sum())
         return [
             Day(
                 str(day),
@@ -124,16 +123,16 @@ class Figures:
                 arm,
                 lists,
                 fallen / lists,
-                _mean(scores.filter((pl.col("day") == day) & (pl.col("version") == version) & (pl.col("arm") == arm))),
+                _mean(scores.filter((pl.col("day") == day) & (pl.col("group") == group))),
             )
-            for day, version, arm, lists, fallen in rows.iter_rows()
+            for day, group, lists, fallen, version, arm in self._names.labelled(rows).sort(_TOLD_BY).iter_rows()
         ]
 
     def drift(self) -> list[Drift]:
         """The first day beside the last one, and each model version beside the one that came before it."""
         if not self.lists:
             return []
-        scores = self._scores.sums()
+        scores = self._names.labelled(self._scores.sums())
         found = []
         days = sorted(scores["day"].unique().to_list())
         if len(days) > 1:
@@ -160,8 +159,11 @@ def drift_of(base: str, other: str, p: np.ndarray, q: np.ndarray) -> Drift:
 
 def lag_of(micros: pl.Series) -> pl.DataFrame:
     """The histogram of some lags, in the bins of all."""
-    bins = ((micros / 1000).clip(1.0).log() / _WIDTH).floor().cast(pl.Int32).alias("bin")
-    return pl.DataFrame({"bin": bins}).group_by("bin").agg(n=pl.len().cast(pl.Int64))
+    return micros.to_frame("lag").group_by(_bin(pl.col("lag"))).agg(n=pl.len().cast(pl.Int64))
+
+
+def _bin(micros: pl.Expr) -> pl.Expr:
+    return ((micros / 1000).clip(1.0).log() / _WIDTH).floor().cast(pl.Int32).alias("bin")
 
 
 def lag_from(histograms: list[pl.DataFrame]) -> Lag | None:

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from streamproc_consumers.experiment import Interval
+from streamproc_consumers.interval import Interval
 
 #: What makes the data unsound, and what each of these means.
 FAULTS = {

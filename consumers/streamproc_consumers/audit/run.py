@@ -20,7 +20,7 @@ from streamproc.errors import SettingsError
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.namespace import Namespace
 from streamproc.stream import stream_created_at
-from streamproc_consumers.audit.columns import EventRows, ListRows, Rows, place_of
+from streamproc_consumers.audit.columns import EventRows, ListRows, Names, Rows, place_of
 from streamproc_consumers.audit.duplicates import Ids
 from streamproc_consumers.audit.figures import Figures
 from streamproc_consumers.audit.lines import EVENTS, LISTS, NOT_JSON, SCHEMA, Form, Read, Reader
@@ -60,7 +60,8 @@ def audit(plan: Plan, begun: Callable[[int], Callable[[int], None]]) -> Report:
     objects = listed(plan.address)
     archived = listed(plan.archive) if plan.archive is not None else []
     checkpoints, put_aside = _checkpoints(plan)
-    findings, figures = Findings(plan.examples), Figures()
+    findings, names = Findings(plan.examples), Names()
+    figures = Figures(names)
     count = begun(sum(each.size for each in [*objects, *archived]))
     text_bytes = 0
     with tempfile.TemporaryDirectory(prefix="streamproc-audit-") as name:
@@ -69,6 +70,7 @@ def audit(plan: Plan, begun: Callable[[int], Callable[[int], None]]) -> Report:
         users = Users(
             Path(name),
             partitions,
+            names,
             window_seconds=plan.window_seconds,
             checkpoints=checkpoints,
             put_aside=put_aside,
@@ -89,20 +91,20 @@ def audit(plan: Plan, begun: Callable[[int], Callable[[int], None]]) -> Report:
                 yield frame
             bad.tell()
 
-        for frame in read(LISTS, ListRows(objects, whole=tables is not None), objects):
+        for frame in read(LISTS, ListRows(objects, names, whole=tables is not None), objects):
             ids.add(frame)
             users.add_lists(frame)
             figures.add(frame)
             _propensities(frame, objects, findings)
             if tables is not None:
                 tables.add(frame, objects)
-        for frame in read(EVENTS, EventRows(archived), archived):
+        for frame in read(EVENTS, EventRows(archived, names), archived):
             users.add_events(frame)
         if tables is not None:
             tables.close()
         distinct = ids.judge(objects, findings)
         users.judge(objects, archived, findings)
-    groups = figures.groups(dict(users.of_group), users.archived_items)
+    groups = figures.groups(users.of_group)
     findings.add("empty_list", figures.empty, [])
     findings.add("published_early", figures.early, [])
     first, last = (None, None) if figures.published is None else map(_time_text, figures.published)

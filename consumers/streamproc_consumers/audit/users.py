@@ -9,13 +9,13 @@ from pathlib import Path
 import polars as pl
 
 from streamproc_consumers.audit.answers import Answers
-from streamproc_consumers.audit.columns import position_of
+from streamproc_consumers.audit.columns import Names, position_of
 from streamproc_consumers.audit.figures import lag_from, lag_of
 from streamproc_consumers.audit.objects import Landed
 from streamproc_consumers.audit.report import Answered, Findings, Lag
 from streamproc_consumers.audit.spill import Spill
 
-_LISTS = ["user", "place", "known", "event", "published", "id", "object", "line", "version", "arm", "items"]
+_LISTS = ["user", "place", "known", "event", "published", "id", "object", "line", "group", "items"]
 _EVENTS = ["user", "place", "id", "item", "type", "at", "arrived", "object", "line"]
 #: Behind every place.
 END = "~"
@@ -34,6 +34,7 @@ class Users:
         self,
         folder: Path,
         partitions: int,
+        names: Names,
         *,
         window_seconds: float,
         checkpoints: Mapping[str, str] | None,
@@ -42,21 +43,17 @@ class Users:
     ) -> None:
         self._lists = Spill(folder / "lists", "user", partitions)
         self._events = Spill(folder / "events", "user", partitions)
+        self._names = names
         self._window_seconds = window_seconds
         self._checkpoints = checkpoints
         self._put_aside = list(put_aside)
         self._landed_before = landed_before
         self._published_up_to: dict[str, str] = {}
-        self._archive_items: pl.Series | None = None
         self.events = self.count = 0
-        self.of_group: Counter[tuple[str, str]] = Counter()
+        #: By the code of the version and arm.
+        self.of_group: Counter[int] = Counter()
         self.answered: list[Answered] = []
         self.arrival_to_published: Lag | None = None
-
-    @property
-    def archived_items(self) -> pl.Series | None:
-        """Hashes of the items in the archive."""
-        return self._archive_items
 
     def add_lists(self, frame: pl.DataFrame) -> None:
         """Note the lists of a frame."""
@@ -68,27 +65,32 @@ class Users:
         """Note archived events."""
         self._events.add(frame.select(_EVENTS))
         self.events += frame.height
-        items = frame["item"].unique()
-        self._archive_items = items if self._archive_items is None else self._archive_items.append(items).unique()
 
     def judge(self, objects: Sequence[Landed], archived: Sequence[Landed], findings: Findings) -> None:
         """Tell the findings, and count."""
-        answers, arrivals = Answers(self._window_seconds), []
+        answers, arrivals = Answers(self._names, self._window_seconds), []
         for lists, events in zip(self._lists.read(), self._events.read(), strict=True):
             if lists is not None:
+                # Positions are long text; within the partition numbers order them as well.
+                places = lists["place"] if events is None else pl.concat([lists["place"], events["place"]])
+                order = places.rank("dense").cast(pl.UInt32).alias("order")
+                lists = lists.drop("place").with_columns(order[: lists.height])
+                if events is not None:
+                    events = events.with_columns(order[lists.height :])
                 self._order(lists, objects, findings)
                 self.count += lists["user"].n_unique()
-                for version, arm, users in lists.group_by("version", "arm").agg(pl.col("user").n_unique()).iter_rows():
-                    self.of_group[version, arm] += users
+                for group, users in lists.group_by("group").agg(pl.col("user").n_unique()).iter_rows():
+                    self.of_group[group] += users
             if events is not None:
                 # Archived twice is one event, and a producer's duplicate changes nothing: no list is of it.
                 events = events.sort("place").unique("place", keep="first", maintain_order=True)
                 events = events.unique(["user", "id"], keep="first", maintain_order=True)
                 self._gaps(lists, events, archived, findings)
                 if lists is not None:
-                    lists = lists.sort("published").unique("id", keep="first", maintain_order=True)
+                    if lists["id"].is_duplicated().any():
+                        lists = lists.sort("published").unique("id", keep="first", maintain_order=True)
                     answers.add(lists, events)
-                    both = lists.join(events.select("user", "place", "arrived"), on=["user", "place"])
+                    both = lists.select("user", "order", "published").join(events, on=["user", "order"])
                     if both.height:
                         arrivals.append(lag_of(both["published"] - both["arrived"]))
         self.answered = answers.told()
@@ -96,15 +98,15 @@ class Users:
 
     def _order(self, lists: pl.DataFrame, objects: Sequence[Landed], findings: Findings) -> None:
         # Most users' lists are in order as they landed: comparing neighbours is much cheaper than sorting.
-        there = lists.select("user", "place", "known", "object", "line").sort("user", maintain_order=True)
+        there = lists.select("user", "order", "known", "object", "line").sort("user", maintain_order=True)
         same = pl.col("user") == pl.col("user").shift()
-        back = there.filter(same & (pl.col("place") < pl.col("place").shift()))
+        back = there.filter(same & (pl.col("order") < pl.col("order").shift()))
         inside = there.filter(
-            same & (pl.col("object") == pl.col("object").shift()) & (pl.col("place") < pl.col("place").shift())
+            same & (pl.col("object") == pl.col("object").shift()) & (pl.col("order") < pl.col("order").shift())
         )
         findings.add("rewind", inside.height, _where(inside.head(findings.wanted("rewind")), objects))
         if back.height:
-            moved = there.join(back.select("user"), on="user", how="semi").sort("user", "place")
+            moved = there.join(back.select("user"), on="user", how="semi").sort("user", "order")
             there = pl.concat([there.join(back.select("user"), on="user", how="anti"), moved])
         forgets = there.filter(same & (pl.col("known") < pl.col("known").shift()))
         findings.add(
@@ -114,15 +116,13 @@ class Users:
     def _gaps(
         self, lists: pl.DataFrame | None, events: pl.DataFrame, archived: Sequence[Landed], findings: Findings
     ) -> None:
-        last = (
-            pl.DataFrame({"user": [], "last": []}, schema={"user": pl.UInt64, "last": pl.String})
-            if lists is None
-            else lists.group_by("user").agg(pl.col("place").max().alias("last"))
-        )
-        # What is behind another event of its user goes with it: only the last ones can be beyond every list.
-        open_ = events.join(last, on="user", how="left").filter(
-            (pl.col("last").is_null() | (pl.col("place") > pl.col("last"))) & ~pl.col("place").is_in(self._put_aside)
-        )
+        open_ = events.filter(~pl.col("place").is_in(self._put_aside))
+        if lists is not None:
+            # What is behind another event of its user goes with it: only the last ones can be beyond every list.
+            last = lists.group_by("user").agg(pl.col("order").max().alias("last"))
+            open_ = open_.join(last, on="user", how="left").filter(
+                pl.col("last").is_null() | (pl.col("order") > pl.col("last"))
+            )
         if not open_.height:
             return
         limits = self._limits(open_["place"].str.head(12).unique().to_list())
