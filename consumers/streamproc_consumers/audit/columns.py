@@ -33,6 +33,7 @@ class Names:
 
     def __init__(self) -> None:
         self.items: Codes[str] = Codes()
+        self.shards: Codes[str] = Codes()
         #: Model version and arm.
         self.groups: Codes[tuple[str, str]] = Codes()
         self.fallbacks: Codes[str | None] = Codes()
@@ -65,11 +66,15 @@ class Rows(Generic[T]):
             columns = {
                 "object": np.full(len(read.records), read.piece.number, np.uint32),
                 "line": np.array(read.lines, np.uint32),
-                **_position([each.position for each in read.records]),
+                **self._position([each.position for each in read.records]),
                 **self._taken(read.records),
             }
             for name, values in columns.items():
-                self._parts.setdefault(name, []).append(values)
+                parts = self._parts.setdefault(name, [])
+                if isinstance(values, list):
+                    parts += values
+                else:
+                    parts.append(values)
             self._text_bytes += len(read.piece.text)
         return self.rest() if self._text_bytes >= _FRAME_BYTES else None
 
@@ -78,14 +83,22 @@ class Rows(Generic[T]):
         if not self._parts:
             return None
         columns = {
-            name: pl.concat(parts) if isinstance(parts[0], pl.Series) else pl.Series(np.concatenate(parts))
+            name: pl.Series(np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts)
             for name, parts in self._parts.items()
         }
         self._parts, self._text_bytes = {}, 0
+        columns["shard"] = pl.Series([each[8:].zfill(12) for each in self._names.shards]).gather(columns["shard"])
         return self._frame(columns).with_columns(_PLACE)
 
+    def _position(self, positions: list[PositionRead]) -> dict[str, Any]:
+        return {
+            "shard": _codes([self._names.shards[each.shard_id] for each in positions]),
+            "sequence": [each.sequence_number for each in positions],
+            "sub": np.array([each.sub_sequence_number for each in positions], np.uint32),
+        }
+
     def _taken(self, records: list[T]) -> dict[str, Any]:
-        """The columns of some records: arrays, or series of text."""
+        """The columns of some records: arrays, or text."""
         raise NotImplementedError
 
     def _frame(self, columns: dict[str, pl.Series]) -> pl.DataFrame:
@@ -121,8 +134,8 @@ class ListRows(Rows[ListRead]):
             "items": _codes([names.items[item.id] for each in lists for item in each]),
         }
         if self._whole:
-            columns["recommendation_id"] = _text([each.recommendation_id for each in records])
-            columns["user_id"] = _text([each.user_id for each in records])
+            columns["recommendation_id"] = [each.recommendation_id for each in records]
+            columns["user_id"] = [each.user_id for each in records]
             columns["probabilities"] = np.array([item.probability for each in lists for item in each], np.float64)
         return columns
 
@@ -154,7 +167,7 @@ class EventRows(Rows[EventRead]):
             "id": _hashes([each.event_id for each in events]),
             "user": _hashes([each.user_id for each in events]),
             "item": _codes([self._names.items[each.item_id] for each in events]),
-            "type": _text([each.event_type for each in events]),
+            "type": [each.event_type for each in events],
             "at": _micros([each.ts.timestamp() for each in events]),
             "arrived": _micros([each.arrived_at.timestamp() for each in records]),
         }
@@ -181,18 +194,6 @@ _PLACE = pl.concat_str(
     "sequence",
     pl.col("sub").cast(pl.String).str.zfill(9),
 ).alias("place")
-
-
-def _position(positions: list[PositionRead]) -> dict[str, Any]:
-    return {
-        "shard": _text([each.shard_id[8:].zfill(12) for each in positions]),
-        "sequence": _text([each.sequence_number for each in positions]),
-        "sub": np.array([each.sub_sequence_number for each in positions], np.uint32),
-    }
-
-
-def _text(values: list[str]) -> pl.Series:
-    return pl.Series(values, dtype=pl.String)
 
 
 def _hashes(texts: list[str]) -> np.ndarray:

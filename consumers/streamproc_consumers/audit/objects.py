@@ -7,13 +7,14 @@ one translation of errors. Polars' own reader of S3 has its own of each.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any, NamedTuple
+
+from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
 
 from streamproc.aws import aws_client
 from streamproc.errors import SettingsError, translated
@@ -120,30 +121,36 @@ class _Text:
     """The decompressed bytes of an object: gzip, of one or many members, or plain, as its first bytes tell."""
 
     def __init__(self) -> None:
-        self._gzip: Any = None
+        self._gzip: IgzipDecompressor | None = None
         self._begun = False
         self.broken: str | None = None
 
     def add(self, block: bytes) -> Iterator[bytes]:
         if not self._begun:
             self._begun = True
-            self._gzip = zlib.decompressobj(31) if block.startswith(_GZIP) else None
+            self._gzip = _member() if block.startswith(_GZIP) else None
         if self._gzip is None:
             yield block
             return
         try:
-            while block:
+            while True:
                 if self._gzip.eof:
                     if not block.strip(b"\0"):  # padding after the last member is allowed
                         return
-                    self._gzip = zlib.decompressobj(31)
+                    self._gzip = _member()
                 yield self._gzip.decompress(block, PIECE_BYTES)
-                block = self._gzip.unconsumed_tail or self._gzip.unused_data
-        except zlib.error as error:
+                if not self._gzip.eof and self._gzip.needs_input:
+                    return
+                block = self._gzip.unused_data if self._gzip.eof else b""
+        except IsalError as error:
             self.broken = f"cannot be decompressed: {error}"
 
     def unfinished(self) -> str | None:
         return "the gzip stream is cut" if self._gzip is not None and not self._gzip.eof else None
+
+
+def _member() -> IgzipDecompressor:
+    return IgzipDecompressor(flag=DECOMP_GZIP)
 
 
 class _Cutter:

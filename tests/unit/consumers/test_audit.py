@@ -266,7 +266,7 @@ def _not_json(folder: Path, lines: list[bytes]) -> None:
     [
         (_cut_line, "truncated_object", "zz, line 2: the last line is cut"),
         (_cut_gzip, "truncated_object", "zz.gz: the gzip stream is cut"),
-        (_broken_gzip, "truncated_object", "zz.gz: cannot be decompressed: Error -3"),
+        (_broken_gzip, "truncated_object", "zz.gz: cannot be decompressed: Error -6 Incorrect checksum"),
         (_empty, "truncated_object", "zz: the object is empty"),
         (_foreign, "foreign_object", r"zz: no line of it has a recommendation_id; it begins with PAR1\x00"),
         (_archive, "foreign_object", "zz: no line of it has a recommendation_id"),
