@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -91,8 +91,9 @@ class Rows(Generic[T]):
         return self._frame(columns).with_columns(_PLACE)
 
     def _position(self, positions: list[PositionRead]) -> dict[str, Any]:
+        shards = self._names.shards
         return {
-            "shard": _codes([self._names.shards[each.shard_id] for each in positions]),
+            "shard": _codes([shards[each.shard_id] for each in positions]),
             "sequence": [each.sequence_number for each in positions],
             "sub": np.array([each.sub_sequence_number for each in positions], np.uint32),
         }
@@ -119,19 +120,20 @@ class ListRows(Rows[ListRead]):
         self._whole = whole
 
     def _taken(self, records: list[ListRead]) -> dict[str, Any]:
-        names, lists = self._names, [each.items for each in records]
-        columns = {
+        groups, fallbacks, items = self._names.groups, self._names.fallbacks, self._names.items
+        lists = [each.items for each in records]
+        columns: dict[str, Any] = {
             "id": _hashes([each.recommendation_id for each in records]),
             "user": _hashes([each.user_id for each in records]),
             "known": _micros([each.features_as_of.timestamp() for each in records]),
             "event": _micros([each.event_ts.timestamp() for each in records]),
             "published": _micros([each.published_ts.timestamp() for each in records]),
-            "group": _codes(names.groups[each.model_version, each.arm] for each in records),
-            "fallback": _codes(names.fallbacks[each.fallback] for each in records),
+            "group": _codes([groups[each.model_version, each.arm] for each in records]),
+            "fallback": _codes([fallbacks[each.fallback] for each in records]),
             "propensity": np.array([each.propensity for each in records]),
             "top": np.array([each[0].probability if each else None for each in lists], np.float64),
             "places": np.array([len(each) for each in lists], np.uint32),
-            "items": _codes([names.items[item.id] for each in lists for item in each]),
+            "items": _codes([items[item.id] for each in lists for item in each]),
         }
         if self._whole:
             columns["recommendation_id"] = [each.recommendation_id for each in records]
@@ -150,9 +152,11 @@ class ListRows(Rows[ListRead]):
         )
         if probabilities is None:
             return frame
-        names, fallbacks = (pl.Series(list(each), dtype=pl.String) for each in (self._names.items, self._names.fallbacks))
+        names, fallbacks = (
+            pl.Series(list(each), dtype=pl.String) for each in (self._names.items, self._names.fallbacks)
+        )
         return self._names.labelled(frame).with_columns(
-            fallback=fallbacks.gather(frame["fallback"]),
+            label=fallbacks.gather(frame["fallback"]),
             item_ids=_in_lists(places, names.gather(items)),
             probabilities=_in_lists(places, probabilities),
         )
@@ -162,11 +166,11 @@ class EventRows(Rows[EventRead]):
     """One row an archived event; columns as of :class:`ListRows`. ``id`` is of the event, ``at`` its time."""
 
     def _taken(self, records: list[EventRead]) -> dict[str, Any]:
-        events = [each.event for each in records]
+        events, items = [each.event for each in records], self._names.items
         return {
             "id": _hashes([each.event_id for each in events]),
             "user": _hashes([each.user_id for each in events]),
-            "item": _codes([self._names.items[each.item_id] for each in events]),
+            "item": _codes([items[each.item_id] for each in events]),
             "type": [each.event_type for each in events],
             "at": _micros([each.ts.timestamp() for each in events]),
             "arrived": _micros([each.arrived_at.timestamp() for each in records]),
@@ -201,8 +205,8 @@ def _hashes(texts: list[str]) -> np.ndarray:
     return np.fromiter(map(hash, texts), np.int64, len(texts)).view(np.uint64)
 
 
-def _codes(codes: Iterable[int]) -> np.ndarray:
-    return np.fromiter(codes, np.uint32)
+def _codes(codes: list[int]) -> np.ndarray:
+    return np.fromiter(codes, np.uint32, len(codes))
 
 
 def _micros(seconds: list[float]) -> np.ndarray:

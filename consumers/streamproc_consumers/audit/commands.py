@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_NEEDED = ("polars", "jinja2")
+_NEEDED = ("polars", "isal", "jinja2")
 
 
 @click.command()
@@ -72,11 +72,11 @@ def audit(
        2  an option cannot be used, or nothing is there
        4  S3 or DynamoDB cannot be reached
        5  credentials are missing, or a call was refused
-       9  polars is not installed
+       9  polars, isal or jinja2 is not installed
     """
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise MissingExtra(
-            f"`streamproc audit` needs {' and '.join(missing)}, not installed here: pip install"
+            f"`streamproc audit` needs {', '.join(missing)}, not installed here: pip install"
             " 'streamproc-consumers[audit]'"
         )
     if application is not None and archive is None:

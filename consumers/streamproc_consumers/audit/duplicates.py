@@ -33,7 +33,7 @@ class Ids:
                 repeated = lines.filter(lines["id"].is_duplicated())
                 distinct += lines.height - repeated.height
                 again.append(repeated)
-        if not distinct:
+        if not again:
             return 0
         for frame in _contents(pl.concat(again).sort("object", "line"), objects):
             self._again.add(frame)
@@ -85,7 +85,9 @@ def _compare(lines: pl.DataFrame, objects: Sequence[Landed], findings: Findings)
         int((repeated["times"] - 1).sum()),
         [
             f"{objects[at].name}, line {line}, {times} times in all"
-            for times, at, line in repeated.head(findings.wanted("repeat")).select("times", "object", "line").iter_rows()
+            for times, at, line in repeated.head(findings.wanted("repeat"))
+            .select("times", "object", "line")
+            .iter_rows()
         ],
     )
     other = contents.join(right, on=["name", "snapshot", "content"], how="anti").join(

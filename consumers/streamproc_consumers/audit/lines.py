@@ -217,7 +217,7 @@ class Reader(Generic[T]):
 
 
 def _are_positions(positions: list[PositionRead]) -> bool:
-    """Whether the text of each is of the contract. Patterns of msgspec's would cost as much as a third of the decoding."""
+    """Whether the text of each is of the contract. As patterns of msgspec this is a third of the decoding."""
     numbers = [each.sequence_number for each in positions]
     lengths = {*map(len, numbers)}
     return (

@@ -142,7 +142,7 @@ class _Text:
                 if not self._gzip.eof and self._gzip.needs_input:
                     return
                 block = self._gzip.unused_data if self._gzip.eof else b""
-        except IsalError as error:
+        except IsalError as error:  # type: ignore[misc] # the stubs take the class for an instance
             self.broken = f"cannot be decompressed: {error}"
 
     def unfinished(self) -> str | None:

@@ -82,7 +82,7 @@ class Tables:
                 user_id="user_id",
                 arm="arm",
                 propensity="propensity",
-                fallback="fallback",
+                fallback="label",
                 shard_id=pl.lit("shardId-") + pl.col("shard"),
                 sequence_number="sequence",
                 sub_sequence_number="sub",
