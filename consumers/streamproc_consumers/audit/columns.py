@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -17,6 +19,7 @@ K = TypeVar("K", bound=Hashable)
 #: Text whose records become one frame: with fewer, what each call of Polars costs is more than what it computes.
 _FRAME_BYTES = 64 * 1024 * 1024
 TIME = pl.Datetime("us", "UTC")
+_Z = ord("Z")
 _DAY_MICROS = 86_400_000_000
 
 
@@ -125,9 +128,9 @@ class ListRows(Rows[ListRead]):
         columns: dict[str, Any] = {
             "id": _hashes([each.recommendation_id for each in records]),
             "user": _hashes([each.user_id for each in records]),
-            "known": _micros([each.features_as_of.timestamp() for each in records]),
-            "event": _micros([each.event_ts.timestamp() for each in records]),
-            "published": _micros([each.published_ts.timestamp() for each in records]),
+            "known": _micros([each.features_as_of for each in records]),
+            "event": _micros([each.event_ts for each in records]),
+            "published": _micros([each.published_ts for each in records]),
             "group": _codes([groups[each.model_version, each.arm] for each in records]),
             "fallback": _codes([fallbacks[each.fallback] for each in records]),
             "propensity": np.array([each.propensity for each in records]),
@@ -172,8 +175,8 @@ class EventRows(Rows[EventRead]):
             "user": _hashes([each.user_id for each in events]),
             "item": _codes([items[each.item_id] for each in events]),
             "type": [each.event_type for each in events],
-            "at": _micros([each.ts.timestamp() for each in events]),
-            "arrived": _micros([each.arrived_at.timestamp() for each in records]),
+            "at": _micros([each.ts for each in events]),
+            "arrived": _micros([each.arrived_at for each in records]),
         }
 
     def _frame(self, columns: dict[str, pl.Series]) -> pl.DataFrame:
@@ -209,8 +212,16 @@ def _codes(codes: list[int]) -> np.ndarray:
     return np.fromiter(codes, np.uint32, len(codes))
 
 
-def _micros(seconds: list[float]) -> np.ndarray:
-    return np.rint(np.array(seconds) * 1e6).astype(np.int64)
+def _micros(times: list[datetime]) -> np.ndarray:
+    """Microseconds since the epoch. To write and read their text takes half of the time of timestamp()."""
+    text = msgspec.json.encode(times)
+    for length in (26, 19):
+        if len(text) == len(times) * (length + 4) + 1:  # quotes, Z and a comma; the brackets
+            rows = np.frombuffer(text, np.uint8, offset=1).reshape(len(times), length + 4)
+            if (rows[:, length + 1] == _Z).all():
+                digits = np.ascontiguousarray(rows[:, 1 : length + 1]).view(f"S{length}")[:, 0]
+                return digits.astype("datetime64[us]").astype(np.int64)
+    return np.rint(np.array([each.timestamp() for each in times]) * 1e6).astype(np.int64)
 
 
 def _in_lists(lengths: pl.Series, values: pl.Series) -> pl.Series:
