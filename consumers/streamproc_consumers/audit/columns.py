@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -29,6 +30,12 @@ class Codes(dict[K, int]):
     def __missing__(self, value: K) -> int:
         code = self[value] = len(self)
         return code
+
+    def of(self, values: list[K]) -> np.ndarray:
+        """The code of each."""
+        # itemgetter looks all of them up in one call, and with one value it gives no tuple.
+        found = itemgetter(*values)(self) if len(values) > 1 else [self[value] for value in values]
+        return np.fromiter(found, np.uint32, len(values))
 
 
 class Names:
@@ -96,7 +103,7 @@ class Rows(Generic[T]):
     def _position(self, positions: list[PositionRead]) -> dict[str, Any]:
         shards = self._names.shards
         return {
-            "shard": _codes([shards[each.shard_id] for each in positions]),
+            "shard": shards.of([each.shard_id for each in positions]),
             "sequence": [each.sequence_number for each in positions],
             "sub": np.array([each.sub_sequence_number for each in positions], np.uint32),
         }
@@ -131,12 +138,12 @@ class ListRows(Rows[ListRead]):
             "known": _micros([each.features_as_of for each in records]),
             "event": _micros([each.event_ts for each in records]),
             "published": _micros([each.published_ts for each in records]),
-            "group": _codes([groups[each.model_version, each.arm] for each in records]),
-            "fallback": _codes([fallbacks[each.fallback] for each in records]),
+            "group": groups.of([(each.model_version, each.arm) for each in records]),
+            "fallback": fallbacks.of([each.fallback for each in records]),
             "propensity": np.array([each.propensity for each in records]),
             "top": np.array([each[0].probability if each else None for each in lists], np.float64),
             "places": np.array([len(each) for each in lists], np.uint32),
-            "items": _codes([items[item.id] for each in lists for item in each]),
+            "items": items.of([item.id for each in lists for item in each]),
         }
         if self._whole:
             columns["recommendation_id"] = [each.recommendation_id for each in records]
@@ -173,7 +180,7 @@ class EventRows(Rows[EventRead]):
         return {
             "id": _hashes([each.event_id for each in events]),
             "user": _hashes([each.user_id for each in events]),
-            "item": _codes([items[each.item_id] for each in events]),
+            "item": items.of([each.item_id for each in events]),
             "type": [each.event_type for each in events],
             "at": _micros([each.ts for each in events]),
             "arrived": _micros([each.arrived_at for each in records]),
@@ -206,10 +213,6 @@ _PLACE = pl.concat_str(
 def _hashes(texts: list[str]) -> np.ndarray:
     """64 bits of each, equal for equal text within this process."""
     return np.fromiter(map(hash, texts), np.int64, len(texts)).view(np.uint64)
-
-
-def _codes(codes: list[int]) -> np.ndarray:
-    return np.fromiter(codes, np.uint32, len(codes))
 
 
 def _micros(times: list[datetime]) -> np.ndarray:
