@@ -80,7 +80,9 @@ def fitted_cpu(bench: Mapping[str, Any]) -> tuple[float, float, float] | None:
     """
     rows, costs = [], []
     for size in (100, 1_000, 5_000):
-        rate, per_user = (bench.get(f"batch_{size}_{name}") for name in ("events_per_cpu_second", "events_per_user"))
+        rate, per_user = (
+            bench.get(name) for name in (f"ours_{size}_events_per_cpu_second", f"events_per_user_in_batch_{size}")
+        )
         if rate and per_user:
             # Relative to the cost: an error of a tenth counts as much at every size.
             cost = 1e6 / rate

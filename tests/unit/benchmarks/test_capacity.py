@@ -63,8 +63,8 @@ def test_larger_batches_cost_less_an_event() -> None:
 def test_the_cpu_of_events_users_and_batches_is_found_again_from_three_batch_sizes() -> None:
     bench = {}
     for size, per_user in ((100, 1.5), (1_000, 2.4), (5_000, 4.2)):
-        bench[f"batch_{size}_events_per_user"] = per_user
-        bench[f"batch_{size}_events_per_cpu_second"] = 1e6 / (30 + 50 / per_user + 2_000 / size)
+        bench[f"events_per_user_in_batch_{size}"] = per_user
+        bench[f"ours_{size}_events_per_cpu_second"] = 1e6 / (30 + 50 / per_user + 2_000 / size)
     assert capacity_measure.fitted_cpu(bench) == pytest.approx((30, 50, 2_000), rel=0.01)
     assert capacity_measure.fitted_cpu({}) is None
 
