@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -21,13 +19,13 @@ from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
 from streamproc.errors import ServiceUnreachable, StreamprocError
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.local import LocalStack
-from streamproc.local.processes import tethered
 from streamproc.namespace import Namespace
 from streamproc.projections.redis import RedisProjection
 from streamproc.state import StoredState
 from streamproc.states.dynamodb import DynamoDBStates
 from streamproc.stream import stream_created_at
 from streamproc_consumers.demo import proof
+from streamproc_consumers.demo.processes import log_end, started, streamproc_command, surroundings
 from streamproc_consumers.demo.watch import Display, Watch
 from streamproc_consumers.recommendation import Recommendation
 from streamproc_producers.events import CartEvent, EventType
@@ -140,8 +138,7 @@ def run(plan: Plan, console: Console) -> Result:
 def environment_of(stack: LocalStack, model: str) -> dict[str, str]:
     """What the consumers' processes need."""
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))},
-        **stack.environment(),
+        **surroundings(stack),
         "STREAMPROC_STREAM": STREAM,
         "STREAMPROC_MODEL": model,
         "STREAMPROC_BUCKET": BUCKET,
@@ -163,11 +160,6 @@ def _train(plan: Plan, model: Path) -> None:
     done = subprocess.run(command, check=False)  # noqa: S603  # our own command
     if done.returncode:
         raise DemoFailed(f"training failed with exit code {done.returncode}; its output is above")
-
-
-def streamproc_command(command: str) -> list[str]:
-    """The command line for one of our own commands."""
-    return [sys.executable, "-m", "streamproc", command]
 
 
 class _Session:
@@ -263,8 +255,7 @@ class _Session:
         return self._plan.folder / f"{name}.log"
 
     def _tail(self, name: str) -> str:
-        path = self._log(name)
-        return "\n".join(path.read_text(errors="replace").splitlines()[-8:]) if path.exists() else "(empty)"
+        return log_end(self._log(name))
 
     def _replay(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
         plan = self._plan
@@ -372,30 +363,6 @@ def read_back(stack: LocalStack, users: Iterable[str]) -> tuple[dict[str, Stored
     projected = RedisProjection(namespace, url=stack.redis_url).read(sorted({*users, *durable}))
     letters = DynamoDBDeadLetters(namespace, bucket=BUCKET, client=dynamodb, s3=stack.client("s3"))
     return durable, projected, sum(1 for _ in letters.scan())
-
-
-@contextmanager
-def started(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of the demonstration, ended with the block whatever happens in it.
-
-    It has a session of its own: Ctrl-C reaches the demonstration, which ends its processes before the stack. On Linux
-    it also ends with this process, however that dies.
-    """
-    with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603  # our own commands
-            tethered(command),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
 
 
 def show(result: Result, console: Console) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from streamproc.errors import StreamprocError
 from streamproc.local.processes import tethered
-from streamproc_consumers.demo.run import DemoFailed, streamproc_command
+from streamproc_consumers.demo.processes import streamproc_command
+from streamproc_consumers.demo.run import DemoFailed
 from streamproc_consumers.demo.wares import Wares
 from streamproc_consumers.live.engine import Registered, Version
 from streamproc_models.registry import ALIASES, CHALLENGER, CHAMPION, Registry

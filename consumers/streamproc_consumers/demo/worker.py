@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from streamproc_consumers.demo.run import started, streamproc_command
+from streamproc_consumers.demo.processes import log_end, started, streamproc_command
 from streamproc_consumers.demo.tail import Tail
 from streamproc_consumers.live.engine import Worker
 
@@ -53,7 +53,7 @@ class Recommender:
 
     def tail(self) -> str:
         """The end of its log."""
-        return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-8:])
+        return log_end(self._log_path)
 
     def look(self) -> None:
         """Take in what it logged."""

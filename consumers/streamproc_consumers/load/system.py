@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -18,7 +16,7 @@ import msgspec
 
 from streamproc.errors import StreamprocError
 from streamproc.local import LocalStack
-from streamproc.local.processes import tethered
+from streamproc_consumers.demo.processes import log_end, started, streamproc_command, surroundings
 from streamproc_models.training import train
 from streamproc_producers.simulate import Shop, simulate
 
@@ -51,7 +49,7 @@ class System(msgspec.Struct, frozen=True):
     def check(self) -> None:
         """Raises SystemFailed where the recommender has ended."""
         if self._process.poll() is not None:
-            raise SystemFailed(f"the recommender ended with code {self._process.returncode}:\n{_tail(self._log)}")
+            raise SystemFailed(f"the recommender ended with code {self._process.returncode}:\n{log_end(self._log)}")
 
 
 def train_model(folder: Path, *, users: int, items: int, seed: int) -> Path:
@@ -87,9 +85,8 @@ def running(
     delivery_stream = f"{stream}-recommendations"
     stack.create_delivery_stream(delivery_stream, BUCKET, f"{delivery_stream}/")
     log = folder / f"recommender-{stream}.log"
-    surroundings = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))},
-        **stack.environment(),
+    variables = {
+        **surroundings(stack),
         "STREAMPROC_STREAM": stream,
         "STREAMPROC_RECOMMENDER_NAME": f"recommender-{stream}",
         "STREAMPROC_MODEL": str(model),
@@ -98,36 +95,17 @@ def running(
         **({"AWS_ENDPOINT_URL_KINESIS": kinesis[1]} if kinesis else {}),
         **(environment or {}),
     }
-    command = [sys.executable, "-m", "streamproc", "run", "-A", app, "--log-format", "json", *options]
-    with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603  # our own command
-            tethered(command),
-            env=surroundings,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C reaches this process, which ends the recommender before the stack
-        )
-    try:
-        system = System(
-            stream,
-            delivery_stream,
-            client,
-            stack.firehose_journal,
-            {**stack.process_ids, "recommender": process.pid},
-            process,
-            log,
-        )
-        _wait_for_leases(system, log, shards)
-        yield system
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
+    command = [*streamproc_command("run"), "-A", app, "--log-format", "json", *options]
+    with started(command, variables, log) as process:
+        try:
+            process_ids = {**stack.process_ids, "recommender": process.pid}
+            system = System(stream, delivery_stream, client, stack.firehose_journal, process_ids, process, log)
+            _wait_for_leases(system, log, shards)
+            yield system
+        finally:
+            process.terminate()  # nothing happens where it has ended
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.wait()
 
 
 @contextmanager
@@ -146,10 +124,6 @@ def _wait_for_leases(system: System, log: Path, shards: int) -> None:
         system.check()
         if time.monotonic() > deadline:
             raise SystemFailed(
-                f"the recommender did not take {shards} leases within {_UP_SECONDS_MAX:.0f} s:\n{_tail(log)}"
+                f"the recommender did not take {shards} leases within {_UP_SECONDS_MAX:.0f} s:\n{log_end(log)}"
             )
         time.sleep(0.1)
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-8:])
