@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,8 +16,19 @@ from streamproc.errors import SettingsError, translated
 
 T = TypeVar("T")
 
-_S3 = "s3://"
-_GZIP = b"\x1f\x8b"
+S3 = "s3://"
+#: What gzip begins with.
+GZIP = b"\x1f\x8b"
+
+
+class Landed(NamedTuple):
+    """One object, or one file."""
+
+    name: str
+    #: As it is stored, compressed or not.
+    size: int
+    #: S3's LastModified, which is when the object was complete.
+    modified: datetime
 
 
 class Line(NamedTuple):
@@ -28,29 +40,47 @@ class Line(NamedTuple):
     data: bytes
 
 
+def listed(address: str) -> Iterator[Landed]:
+    """What there is below ``s3://bucket/prefix``, in a folder, or the one file, in the order of the names.
+
+    Raises SettingsError for a bucket or a folder that is not there.
+    """
+    return _objects(address) if address.startswith(S3) else _files(Path(address))
+
+
 def raw_lines(address: str) -> Iterator[Line]:
-    """Every line below ``s3://bucket/prefix``, in a folder or in a file, plain or gzip; empty ones are left out.
+    """Every line of what is :func:`listed`, plain or gzip; empty ones are left out.
 
     Raises SettingsError where there is nothing, or something cannot be read.
     """
-    files = _objects(address) if address.startswith(_S3) else _files(Path(address))
-    empty = True
-    for name, content in files:
-        empty = False
-        for number, line in enumerate(_plain(name, content).splitlines(), 1):
-            if line.strip():
-                yield Line(name, number, line)
-    if empty:
-        raise SettingsError(f"nothing has landed in {address} yet: check the bucket and the prefix, or the folder")
+    found = list(listed(address))
+    if not found:
+        raise SettingsError(nothing_landed(address))
+    for landed in found:
+        yield from lines_of(landed.name)
+
+
+def nothing_landed(address: str) -> str:
+    """What to say where nothing is listed."""
+    return f"nothing has landed in {address} yet: check the bucket and the prefix, or the folder"
+
+
+def lines_of(name: str) -> Iterator[Line]:
+    """Every line of one object or file; see :func:`raw_lines`."""
+    for number, line in enumerate(_plain(name, _content(name)).splitlines(), 1):
+        if line.strip():
+            yield Line(name, number, line)
 
 
 def read_lines(address: str, of: type[T]) -> Iterator[T]:
-    """Every line of :func:`raw_lines` as this type.
+    """Every line of :func:`raw_lines` as this type; see :func:`decoded`."""
+    return decoded(raw_lines(address), of)
 
-    Raises SettingsError with the object and the line for one that is not of that type.
-    """
+
+def decoded(lines: Iterable[Line], of: type[T]) -> Iterator[T]:
+    """The lines as this type. Raises SettingsError with the object and the line for one that is not of that type."""
     decode = msgspec.json.Decoder(of).decode
-    for line in raw_lines(address):
+    for line in lines:
         try:
             yield decode(line.data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -61,7 +91,7 @@ def read_lines(address: str, of: type[T]) -> Iterator[T]:
 
 
 def _plain(name: str, content: bytes) -> bytes:
-    if not content.startswith(_GZIP):
+    if not content.startswith(GZIP):
         return content
     try:
         return gzip.decompress(content)
@@ -69,28 +99,38 @@ def _plain(name: str, content: bytes) -> bytes:
         raise SettingsError(f"{name} cannot be decompressed: {error}") from error
 
 
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    if not folder.exists():
-        raise SettingsError(f"{folder} does not exist: give a file, a folder, or s3://bucket/prefix")
-    paths = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in paths:
-        try:
-            yield str(path), path.read_bytes()
-        except OSError as error:
-            raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+def _files(path: Path) -> Iterator[Landed]:
+    if not path.exists():
+        raise SettingsError(f"{path} does not exist: give a file, a folder, or s3://bucket/prefix")
+    for file in [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file()):
+        status = file.stat()
+        yield Landed(str(file), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
-def _objects(address: str) -> Iterator[tuple[str, bytes]]:
-    bucket, _, prefix = address.removeprefix(_S3).partition("/")
+def _objects(address: str) -> Iterator[Landed]:
+    bucket, prefix = parted(address)
     if not bucket:
         raise SettingsError(f"{address!r} names no bucket: write s3://bucket/prefix")
-    client = aws_client("s3")
     with translated(f"listing {address}"):
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-    for key in keys:
-        name = f"{_S3}{bucket}/{key}"
-        with translated(f"reading {name}"):
-            answer: Any = client.get_object(Bucket=bucket, Key=key)
-            content = answer["Body"].read()
-        yield name, content
+        for page in aws_client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for item in page.get("Contents", []):
+                yield Landed(f"{S3}{bucket}/{item['Key']}", item["Size"], item["LastModified"])
+
+
+def parted(address: str) -> tuple[str, str]:
+    """The bucket, and the prefix or key, of ``s3://bucket/prefix``."""
+    bucket, _, rest = address.removeprefix(S3).partition("/")
+    return bucket, rest
+
+
+def _content(name: str) -> bytes:
+    if not name.startswith(S3):
+        try:
+            return Path(name).read_bytes()
+        except OSError as error:
+            raise SettingsError(f"{name} cannot be read: {error.strerror}") from error
+    bucket, key = parted(name)
+    with translated(f"reading {name}"):
+        answer: Any = aws_client("s3").get_object(Bucket=bucket, Key=key)
+        content: bytes = answer["Body"].read()
+    return content

@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
+from streamproc import landed
 from streamproc.deadletter import DeadLetter, Kind
 from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
 from streamproc.errors import AccessDenied, SettingsError
@@ -25,7 +26,6 @@ from streamproc.local import LocalStack
 from streamproc.namespace import Namespace
 from streamproc.record import Position
 from streamproc.stream import stream_created_at
-from streamproc_consumers.audit import objects
 from streamproc_consumers.audit.commands import audit
 from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem, recommendation_id
 
@@ -173,7 +173,7 @@ def test_a_missing_bucket_an_empty_prefix_and_a_refusal_are_told_apart(
         def get_paginator(self, _: str) -> Any:
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, "ListObjectsV2")
 
-    monkeypatch.setattr(objects, "aws_client", lambda _: Refusing())
+    monkeypatch.setattr(landed, "aws_client", lambda _: Refusing())
     done = CliRunner().invoke(audit, [f"s3://{bucket}/lists/"])
     assert isinstance(done.exception, AccessDenied)
     assert done.exception.exit_code == 5

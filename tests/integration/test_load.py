@@ -98,6 +98,9 @@ def test_objects_in_s3_are_read_once_and_say_when_their_recommendations_were_pub
     assert list(objects.look()) == []
     s3.put_object(Bucket=name, Key="out/2", Body=line + b"\n" + line + b"\n")
     assert len(list(objects.look())) == 2
+    for key in ("out/3", "out/3-1"):  # one key begins with the other
+        s3.put_object(Bucket=name, Key=key, Body=line + b"\n")
+    assert len(list(objects.look())) == 2
 
 
 @pytest.mark.long

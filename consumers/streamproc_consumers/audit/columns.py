@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from streamproc.landed import Landed
 from streamproc_consumers.audit.lines import EventRead, ListRead, PositionRead, Read
-from streamproc_consumers.audit.objects import Landed
 
 T = TypeVar("T", ListRead, EventRead)
 K = TypeVar("K", bound=Hashable)

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
+from streamproc.landed import Landed
 from streamproc_consumers.audit.lines import LISTS, Reader
-from streamproc_consumers.audit.objects import Landed
 from streamproc_consumers.audit.report import Findings
 from streamproc_consumers.audit.spill import Spill
 

@@ -15,8 +15,9 @@ from typing import Annotated, Generic, NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
+from streamproc.landed import Landed
 from streamproc.readable import plain
-from streamproc_consumers.audit.objects import Landed, Piece, of_object, pieces
+from streamproc_consumers.audit.objects import Piece, of_object, pieces
 
 Aware = Annotated[datetime, msgspec.Meta(tz=True)]
 T = TypeVar("T", bound="ListRead | EventRead")

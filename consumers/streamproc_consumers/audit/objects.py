@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any, NamedTuple
@@ -18,9 +17,8 @@ from isal.igzip_lib import DECOMP_GZIP, IgzipDecompressor, IsalError
 
 from streamproc.aws import aws_client
 from streamproc.errors import SettingsError, translated
+from streamproc.landed import GZIP, S3, Landed, listed, nothing_landed, parted
 
-_S3 = "s3://"
-_GZIP = b"\x1f\x8b"
 #: Bytes of text in a piece, and of an object's bytes that are asked for at once. What is read of so much text fits into
 #: a core's caches: pieces of 32 MB take a third more time.
 PIECE_BYTES = 512 * 1024
@@ -29,16 +27,6 @@ _READ_BYTES = PIECE_BYTES
 _RECORD_BYTES_MAX = 2 * 1024 * 1024
 #: Pieces that wait to be read.
 _AHEAD = 16
-
-
-class Landed(NamedTuple):
-    """One object, or one file."""
-
-    name: str
-    #: As it is stored, compressed or not.
-    size: int
-    #: S3's LastModified, which is when the object was complete.
-    modified: datetime
 
 
 class Piece(NamedTuple):
@@ -55,11 +43,12 @@ class Piece(NamedTuple):
     cut: str | None = None
 
 
-def listed(address: str) -> list[Landed]:
-    """What there is below ``s3://bucket/prefix``, in a folder, or the one file. Raises SettingsError for nothing."""
-    found = list(_objects(address) if address.startswith(_S3) else _files(Path(address)))
+def objects_in(address: str) -> list[Landed]:
+    """What is :func:`streamproc.landed.listed` there. Raises SettingsError for nothing."""
+    # Consoles make a "folder" by an empty object of its name.
+    found = [each for each in listed(address) if each.size or not each.name.endswith("/")]
     if not found:
-        raise SettingsError(f"nothing has landed in {address} yet: check the bucket and the prefix, or the folder")
+        raise SettingsError(nothing_landed(address))
     return found
 
 
@@ -128,7 +117,7 @@ class _Text:
     def add(self, block: bytes) -> Iterator[bytes]:
         if not self._begun:
             self._begun = True
-            self._gzip = _member() if block.startswith(_GZIP) else None
+            self._gzip = _member() if block.startswith(GZIP) else None
         if self._gzip is None:
             yield block
             return
@@ -184,29 +173,8 @@ class _Cutter:
         return b"".join(self._parts)
 
 
-def _files(path: Path) -> Iterator[Landed]:
-    if not path.exists():
-        raise SettingsError(f"{path} does not exist: give a file, a folder, or s3://bucket/prefix")
-    for file in [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file()):
-        status = file.stat()
-        yield Landed(str(file), status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
-
-
-def _objects(address: str) -> Iterator[Landed]:
-    bucket, _, prefix = address.removeprefix(_S3).partition("/")
-    if not bucket:
-        raise SettingsError(f"{address!r} names no bucket: write s3://bucket/prefix")
-    client = aws_client("s3")
-    with translated(f"listing {address}"):
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for item in page.get("Contents", []):
-                # Consoles make a "folder" by an empty object of its name.
-                if not (item["Key"].endswith("/") and not item["Size"]):
-                    yield Landed(f"{_S3}{bucket}/{item['Key']}", item["Size"], item["LastModified"])
-
-
 def _blocks(landed: Landed) -> Iterator[bytes]:
-    if not landed.name.startswith(_S3):
+    if not landed.name.startswith(S3):
         try:
             with Path(landed.name).open("rb") as file:
                 while block := file.read(_READ_BYTES):
@@ -214,7 +182,7 @@ def _blocks(landed: Landed) -> Iterator[bytes]:
         except OSError as error:
             raise SettingsError(f"{landed.name} cannot be read: {error.strerror}") from error
         return
-    bucket, _, key = landed.name.removeprefix(_S3).partition("/")
+    bucket, key = parted(landed.name)
     with translated(f"reading {landed.name}"):
         answer: Any = aws_client("s3").get_object(Bucket=bucket, Key=key)
         with closing(answer["Body"]) as body:

@@ -19,6 +19,7 @@ from streamproc.aws import aws_client
 from streamproc.deadletter import Kind
 from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
 from streamproc.errors import SettingsError
+from streamproc.landed import Landed
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.namespace import Namespace
 from streamproc.stream import stream_created_at
@@ -26,7 +27,7 @@ from streamproc_consumers.audit.columns import EventRows, ListRows, Names, Rows,
 from streamproc_consumers.audit.duplicates import Ids
 from streamproc_consumers.audit.figures import Figures
 from streamproc_consumers.audit.lines import EVENTS, LISTS, NOT_JSON, SCHEMA, Form, Read, Reader
-from streamproc_consumers.audit.objects import Landed, listed
+from streamproc_consumers.audit.objects import objects_in
 from streamproc_consumers.audit.report import FAULTS, NOTES, Findings, Report
 from streamproc_consumers.audit.tables import Tables
 from streamproc_consumers.audit.users import END, Users
@@ -59,8 +60,8 @@ def audit(plan: Plan, begun: Callable[[int], Callable[[int], None]]) -> Report:
     Memory is bounded: pieces of the text, counts, and one partition of what is compared. Raises SettingsError where
     there is nothing to read, and what S3 and DynamoDB raise.
     """
-    objects = listed(plan.address)
-    archived = listed(plan.archive) if plan.archive is not None else []
+    objects = objects_in(plan.address)
+    archived = objects_in(plan.archive) if plan.archive is not None else []
     checkpoints, put_aside = _checkpoints(plan)
     findings, names = Findings(plan.examples), Names()
     figures = Figures(names)

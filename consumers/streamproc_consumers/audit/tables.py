@@ -8,8 +8,8 @@ from urllib.parse import quote
 import polars as pl
 
 from streamproc.errors import SettingsError
+from streamproc.landed import Landed
 from streamproc_consumers.audit.columns import TIME
-from streamproc_consumers.audit.objects import Landed
 
 #: Lists that are held before they are written.
 _ROWS_MAX = 100_000

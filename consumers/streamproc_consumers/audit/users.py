@@ -8,10 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
+from streamproc.landed import Landed
 from streamproc_consumers.audit.answers import Answers
 from streamproc_consumers.audit.columns import Names, position_of
 from streamproc_consumers.audit.figures import lag_from, lag_of
-from streamproc_consumers.audit.objects import Landed
 from streamproc_consumers.audit.report import Answered, Findings, Lag
 from streamproc_consumers.audit.spill import Spill
 

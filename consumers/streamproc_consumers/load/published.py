@@ -9,15 +9,13 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from streamproc.aws import aws_client
-from streamproc.errors import SettingsError, translated
-from streamproc.landed import read_lines
+from streamproc.errors import SettingsError
+from streamproc.landed import S3, decoded, lines_of, listed, parted
 from streamproc.local.firehose_tap import Accepted
 from streamproc.record import Position
 from streamproc_consumers.demo.tail import Tail
 from streamproc_consumers.recommendation import Recommendation
 
-_S3 = "s3://"
 _JOURNAL = "firehose.jsonl"
 #: S3's clock and this machine's may differ by as much; older objects are not looked at.
 _CLOCKS_APART = timedelta(minutes=5)
@@ -74,40 +72,30 @@ class Objects:
     meaning = "from the intended time until the consumer published the recommendation, by the consumer's clock"
 
     def __init__(self, address: str, since: datetime) -> None:
-        self._bucket, _, self._prefix = address.removeprefix(_S3).partition("/")
-        if not self._bucket:
+        if not parted(address)[0]:
             raise SettingsError(f"--recommendations {address!r} names no bucket: write s3://bucket/prefix")
+        self._address = address
         self._since = since - _CLOCKS_APART
         self._seen: set[str] = set()
-        self._client = aws_client("s3")
 
     def look(self) -> Iterator[Published]:
         """See :class:`Outcome`. Raises what a service's refusal is translated to."""
         found: list[Published] = []
-        for key in self._new_keys():
+        for landed in listed(self._address):
+            if landed.name in self._seen or landed.modified < self._since:
+                continue
+            self._seen.add(landed.name)
             found += [
                 _published(item, item.published_ts.timestamp(), len(msgspec.json.encode(item)))
-                for item in read_lines(f"{_S3}{self._bucket}/{key}", Recommendation)
+                for item in decoded(lines_of(landed.name), Recommendation)
             ]
         found.sort(key=lambda item: item.at)
         yield from found
 
-    def _new_keys(self) -> list[str]:
-        new: list[str] = []
-        with translated(f"listing {_S3}{self._bucket}/{self._prefix}"):
-            for page in self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
-            ):
-                for item in page.get("Contents", []):
-                    if item["Key"] not in self._seen and item["LastModified"] >= self._since:
-                        self._seen.add(item["Key"])
-                        new.append(item["Key"])
-        return new
-
 
 def outcome_of(address: str, delivery_stream: str, now: float) -> Outcome:
     """Where ``--recommendations`` points. Raises SettingsError where there is nothing that could be read."""
-    if address.startswith(_S3):
+    if address.startswith(S3):
         return Objects(address, datetime.fromtimestamp(now, UTC))
     path = Path(address)
     # The stack makes it with the first record that Firehose accepts.
