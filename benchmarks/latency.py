@@ -264,19 +264,7 @@ def embedded(
 ) -> Iterator[tuple[int, Figures]]:
     """The embedded runner at each rate."""
     for rate in options.rates:
-        journal = folder / f"batches-{rate}.jsonl"
-        environment = {ENVIRONMENT_VARIABLE: str(journal), "PYTHONPATH": str(ROOT)}
-        with running(
-            stack,
-            model,
-            folder,
-            stream=f"latency-{rate}",
-            shards=options.shards,
-            app="benchmarks.latency_app:app",
-            options=["--checkpoint-seconds", str(options.checkpoint_seconds)],
-            environment=environment,
-        ) as system:
-            yield rate, figures(measure(system, rate, options.seconds, options.ramp, journal), rate)
+        yield rate, at_rate(options, stack, model, folder, rate, f"latency-{rate}")
 
 
 def under_kcl(
@@ -285,22 +273,35 @@ def under_kcl(
     """KCL's daemon on kinesis-local, at each rate."""
     with KinesisLocal(folder / "kinesis-local") as kinesis:
         for rate in options.kcl_rates:
-            journal = folder / f"kcl-batches-{rate}.jsonl"
-            environment = {ENVIRONMENT_VARIABLE: str(journal), "PYTHONPATH": str(ROOT)}
-            with running(
-                stack,
-                model,
-                folder,
-                stream=f"latency-kcl-{rate}",
-                shards=options.shards,
-                app="benchmarks.latency_app:app",
-                options=["--runner", "kcl", "--checkpoint-seconds", str(options.checkpoint_seconds)],
-                environment=environment,
-                kinesis=(kinesis.client(), kinesis.url),
-            ) as system:
-                system.process_ids["kinesis"] = kinesis.process_id
-                measured = measure(system, rate, options.seconds, options.ramp, journal)
-            yield rate, figures(measured, rate)
+            yield rate, at_rate(options, stack, model, folder, rate, f"latency-kcl-{rate}", kinesis)
+
+
+def at_rate(
+    options: argparse.Namespace,
+    stack: LocalStack,
+    model: Path,
+    folder: Path,
+    rate: int,
+    stream: str,
+    kinesis: KinesisLocal | None = None,
+) -> Figures:
+    """One rate on a new stream; with ``kinesis`` under KCL on that, else the embedded runner on the stack's."""
+    journal = folder / f"{stream}-batches.jsonl"
+    runner = ["--runner", "kcl"] if kinesis else []
+    with running(
+        stack,
+        model,
+        folder,
+        stream=stream,
+        shards=options.shards,
+        app="benchmarks.latency_app:app",
+        options=[*runner, "--checkpoint-seconds", str(options.checkpoint_seconds)],
+        environment={ENVIRONMENT_VARIABLE: str(journal), "PYTHONPATH": str(ROOT)},
+        kinesis=(kinesis.client(), kinesis.url) if kinesis else None,
+    ) as system:
+        if kinesis:
+            system.process_ids["kinesis"] = kinesis.process_id
+        return figures(measure(system, rate, options.seconds, options.ramp, journal), rate)
 
 
 def table(results: dict[str, Figures], rates: Sequence[int], prefix: str = "") -> str:
