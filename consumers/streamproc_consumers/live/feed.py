@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from datetime import datetime
-from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -150,10 +149,16 @@ class Feed:
         with self._lock:
             return self._known.get(user_id)
 
-    def seen_after(self, number: int, most: int) -> list[Seen]:
-        """The last events after the one of this number, at most so many, in their order."""
+    def seen_after(self, number: int, most: int, user_id: str = "") -> list[Seen]:
+        """The events after the one of this number, in their order: all of this shopper's, and the last of the others.
+
+        ``most`` bounds the others. Without that rule a page that asks late would never see what its own visitor did.
+        """
         with self._lock:
-            return [*islice((seen for seen in reversed(self._seen) if seen.number > number), most)][::-1]
+            fresh = [seen for seen in self._seen if seen.number > number]
+        others = [seen.number for seen in fresh if seen.user_id != user_id]
+        first = others[-most] if len(others) > most else 0
+        return [seen for seen in fresh if seen.user_id == user_id or seen.number >= first]
 
     @property
     def events_sent(self) -> int:

@@ -129,7 +129,7 @@ async def messages(engine: Engine, user: str) -> AsyncIterator[bytes]:
         now = time.monotonic()
         if now >= events_due:
             events_due = now + _EVENTS_SECONDS
-            if seen := engine.feed.seen_after(number, _EVENTS_MAX):
+            if seen := engine.feed.seen_after(number, _EVENTS_MAX, user):
                 number = seen[-1].number
                 yield _message("events", seen)
         if now >= figures_due:

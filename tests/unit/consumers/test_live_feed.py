@@ -124,3 +124,10 @@ def test_a_page_that_was_away_gets_the_last_events_in_their_order() -> None:
     assert [seen.sequence_number for seen in feed.seen_after(3, 5)] == ["25", "26", "27", "28", "29"]
     assert [seen.number for seen in feed.seen_after(28, 5)] == [29, 30]
     assert feed.sent_up_to() == {SHARD: 29}
+
+
+def test_a_page_that_asks_late_still_sees_all_that_its_own_shopper_did() -> None:
+    feed = Feed()
+    for number in range(30):
+        feed.sent(event(user="own" if number in (1, 7) else "u1"), at(number), NOW, NOW)
+    assert [seen.number for seen in feed.seen_after(0, 3, "own")] == [2, 8, 28, 29, 30]

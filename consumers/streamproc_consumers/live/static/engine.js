@@ -93,6 +93,7 @@ class EngineRoom {
   }
 
   #connected(is) {
+    if (is) this.rows.replaceChildren(); // a feed begins with the last events, whoever follows it
     this.state.dataset.state = is ? "on" : "off";
     text(this.state, is ? "live" : "connecting again");
   }
