@@ -28,6 +28,8 @@ OPENED_SECONDS = 420.0
 DRILL_MS = 120_000
 CHALLENGER_MS = 300_000
 LIST_SECONDS_MAX = 1.0
+#: The challenger serves one in five.
+GUESTS_MAX = 40
 DESKTOP, PHONE = (1440, 1000), (390, 844)
 SERIOUS = ("serious", "critical")
 
@@ -126,8 +128,16 @@ def places(page: Page) -> list[str]:
 
 
 def new_shopper(page: Page) -> None:
-    page.locator("#shopper").select_option("new")
-    expect(page.locator("#list-foot")).to_contain_text("nothing is known of this shopper yet")
+    """Become somebody whom the champion serves: so little data makes a challenger that cannot rank."""
+    for _ in range(GUESTS_MAX):
+        page.locator("#shopper").select_option("new")
+        expect(page.locator("#places")).to_have_attribute("data-user", re.compile("^guest-"))
+        if "champion" in page.locator("#list-foot").inner_text():
+            expect(page.locator("#list-foot")).to_contain_text("nothing is known of this shopper yet")
+            return
+        page.locator("#shopper").select_option(index=0)
+        expect(page.locator("#places")).not_to_have_attribute("data-user", re.compile("^guest-"))
+    pytest.fail(f"the champion serves none of {GUESTS_MAX} new shoppers")
 
 
 def add(page: Page, place: int) -> float:
@@ -211,7 +221,7 @@ def test_a_challenger_is_promoted_past_the_gate_and_rolled_back_and_lists_say_wh
 def test_axe_finds_no_serious_fault(opened: Opened, size: tuple[int, int], scheme: str) -> None:
     page = opened(size, scheme)
     add(page, 0)
-    expect(page.locator("tr.own")).to_be_visible()
+    expect(page.locator("tr.own").first).to_be_visible()
     assert page.evaluate("document.documentElement.dataset.theme") == scheme
     found = Axe().run(page).response["violations"]
     faults = [

@@ -73,7 +73,7 @@ export class List {
       el("span", { title: answer.modelVersion }, `Model ${answer.modelVersion.slice(0, 8)}, ${answer.arm}`),
       ...(lacks ? [el("span", {}, lacks)] : []),
     );
-    $("places").dataset.model = answer.modelVersion;
+    Object.assign($("places").dataset, { model: answer.modelVersion, user: answer.userId });
     return answer.items.length ? product(answer.items[0].id, answer.items[0].name).name : "nothing";
   }
 
