@@ -9,7 +9,8 @@ Each event's time is parted without a gap or an overlap:
 - *late*: from the intended time until the event was put
 - *put*: until Kinesis acknowledged it, or until the read that found it began, if that was earlier
 - then until the read that found it began: *queue* while the shard's batch before it was worked on, *checkpoint* while
-  states were made durable, and *poll* for the rest, the wait for the next of five reads a second and shard
+  the read was due and DynamoDB was waited for, and *poll* for the rest, the wait for the next of five reads a second
+  and shard
 - *read*: the GetRecords call. Under KCL, which reads in Java, *poll* and *read* are one
 - *decode*, *load*, *fold*, *emit*: the worker's steps over the whole batch; *load* reads the states of users who are
   not in memory, *emit* is candidates, matrix and booster
@@ -65,7 +66,7 @@ class Work(msgspec.Struct):
     """What the consumer did, by shard, in the order of the log."""
 
     batches: dict[str, list[tuple[Position, Batch]]]
-    checkpoints: dict[str, list[Checkpoint]]
+    checkpoints: list[Checkpoint]
 
 
 class Measured(msgspec.Struct):
@@ -156,16 +157,16 @@ def read_work(path: Path) -> Work:
     """The batches of each shard by the position of their last record, and its checkpoints."""
     decode = msgspec.json.Decoder(Batch | Checkpoint).decode
     batches: defaultdict[str, list[tuple[Position, Batch]]] = defaultdict(list)
-    checkpoints: defaultdict[str, list[Checkpoint]] = defaultdict(list)
+    checkpoints: list[Checkpoint] = []
     for line in path.read_bytes().splitlines():
         item = decode(line)
         if isinstance(item, Batch):
             batches[item.shard_id].append((position_of(item.position), item))
         else:
-            checkpoints[item.shard_id].append(item)
+            checkpoints.append(item)
     for each in batches.values():
         each.sort(key=lambda item: item[0])
-    return Work(dict(batches), dict(checkpoints))
+    return Work(dict(batches), checkpoints)
 
 
 def position_of(text: str) -> Position:
@@ -174,12 +175,10 @@ def position_of(text: str) -> Position:
     return Position(shard_number_of(shard_id), int(sequence_number), int(sub_sequence_number))
 
 
-def parted(
-    event: Sent, accepted_at: float, batch: Batch, before: Batch | None, checkpoints: Sequence[Checkpoint]
-) -> list[float]:
+def parted(event: Sent, accepted_at: float, batch: Batch, before: Batch | None) -> list[float]:
     """The seconds of each of :data:`STEPS`; their sum is the latency.
 
-    ``before`` is the shard's batch before this one, None for its first; ``checkpoints`` are the shard's, in order.
+    ``before`` is the shard's batch before this one, None for its first.
     """
     began = batch.ended - batch.seconds
     read_ended = min(batch.read_ended or began, began)
@@ -189,12 +188,11 @@ def parted(
     stored_at = max(put_at, min(event.acknowledged_at, read_started))
     read_started = max(read_started, stored_at)
     read_ended = max(read_ended, read_started)
-    queued = _overlap(stored_at, read_started, before.ended - before.seconds, before.ended) if before else 0.0
-    first = bisect.bisect_left(checkpoints, stored_at, key=lambda item: item.ended)
-    durable = sum(
-        _overlap(stored_at, read_started, item.ended - item.seconds, item.ended)
-        for item in checkpoints[first : first + 2]
-    )
+    queued = durable = 0.0
+    if before is not None:
+        queued = _overlap(stored_at, read_started, before.ended - before.seconds, before.ended)
+        late = max(before.ended, before.next_read or before.ended)
+        durable = sum(_overlap(max(stored_at, late), read_started, *call) for call in batch.calls)
     wait = read_started - stored_at
     durable = min(durable, wait - queued)
     steps = [batch.steps.get(step, 0.0) for step in ("decode", "load", "fold", "emit")]
@@ -224,8 +222,7 @@ def figures(measured: Measured, rate: int) -> Figures:
         index = bisect.bisect_left(batches, event.position, key=lambda item: item[0])
         if index < len(batches):
             before = batches[index - 1][1] if index else None
-            checkpoints = measured.journal.checkpoints.get(shard_id, [])
-            rows.append(parted(event, at, batches[index][1], before, checkpoints))
+            rows.append(parted(event, at, batches[index][1], before))
             latencies.append(at - event.due_at)
     if not rows:
         sys.exit(f"at {rate} events/s no event was found in a recommendation, so there is nothing to report")
@@ -233,7 +230,7 @@ def figures(measured: Measured, rate: int) -> Figures:
     beyond = total - parts[:, STEPS.index("poll")]
     p50, p95, p99 = np.percentile(total, [50, 95, 99])
     every = [batch for batches in measured.journal.batches.values() for _, batch in batches]
-    durable = [checkpoint.seconds for each in measured.journal.checkpoints.values() for checkpoint in each]
+    durable = [checkpoint.seconds for checkpoint in measured.journal.checkpoints]
     events = measured.tally.acknowledged
     found: Figures = {
         "p50_ms": p50,

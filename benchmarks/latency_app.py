@@ -1,4 +1,4 @@
-"""The recommender, which also writes down when it read each batch, what each step of it took, and its checkpoints.
+"""The recommender, which also writes down when it read each batch, what each step took, and its calls of DynamoDB.
 
 ``STREAMPROC_BENCH_BATCHES`` is the file: a :class:`Batch` or a :class:`Checkpoint` of JSON a line. It is the real
 application under either runner; the journal costs some ten microseconds a batch.
@@ -34,25 +34,38 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     #: Around GetRecords; None under KCL, which reads in Java.
     read_started: float | None
     read_ended: float | None
+    #: When the next read of the shard is due; None under KCL.
+    next_read: float | None
+    #: Calls of DynamoDB since the batch before this one: parts of a checkpoint, beside the loading of states.
+    calls: list[tuple[float, float]]
     ended: float
     seconds: float
     steps: dict[str, float]
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One checkpoint: for so long, until then (seconds since the epoch), the shard was not read."""
+    """One checkpoint: how long its parts took together."""
 
-    shard_id: str
-    ended: float
     seconds: float
 
 
-class BatchJournal:
-    """Subscribes to the worker's telemetry, and to boto3's calls of GetRecords."""
+class _Shard(threading.local):
+    """What a thread did since its last batch."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self) -> None:
+        self.read_started: float | None = None
+        self.read_ended: float | None = None
+        self.call_started = 0.0
+        self.calls: list[tuple[float, float]] = []
+
+
+class BatchJournal:
+    """Subscribes to the worker's telemetry, and to boto3's calls."""
+
+    def __init__(self, path: Path, poll_seconds: float) -> None:
         self._file = path.open("ab", buffering=0)
-        self._reads = threading.local()  # a shard is read and processed by one thread
+        self._poll_seconds = poll_seconds
+        self._shard = _Shard()  # a shard is read and processed by one thread
         self._telemetry: list[Telemetry] = []
 
     def observe(self, telemetry: Telemetry) -> None:
@@ -62,28 +75,37 @@ class BatchJournal:
             telemetry.subscribe(self)
 
     def reading(self, **_: Any) -> None:
-        self._reads.started = time.time()
+        self._shard.read_started = time.time()
 
     def read(self, **_: Any) -> None:
-        self._reads.ended = time.time()
+        self._shard.read_ended = time.time()
+
+    def calling(self, **_: Any) -> None:
+        self._shard.call_started = time.time()
+
+    def called(self, **_: Any) -> None:
+        self._shard.calls.append((self._shard.call_started, time.time()))
 
     def __call__(self, event: TelemetryEvent) -> None:
         if isinstance(event, BatchCommitted) and event.position is not None:
+            shard = self._shard
             batch = Batch(
                 shard_id=event.shard_id,
                 position=event.position,
                 records=event.records,
                 users=event.outputs,
-                read_started=getattr(self._reads, "started", None),
-                read_ended=getattr(self._reads, "ended", None),
+                read_started=shard.read_started,
+                read_ended=shard.read_ended,
+                next_read=shard.read_started and shard.read_started + self._poll_seconds,
+                calls=shard.calls,
                 ended=time.time(),
                 seconds=event.batch_seconds,
                 steps=event.step_seconds,
             )
+            shard.calls = []
             self._file.write(msgspec.json.encode(batch) + b"\n")
         elif isinstance(event, Checkpointed):
-            checkpoint = Checkpoint(shard_id=event.shard_id, ended=time.time(), seconds=event.seconds)
-            self._file.write(msgspec.json.encode(checkpoint) + b"\n")
+            self._file.write(msgspec.json.encode(Checkpoint(seconds=event.seconds)) + b"\n")
 
 
 def observed(make: Callable[[], Any], journal: BatchJournal) -> Callable[[], Any]:
@@ -106,10 +128,12 @@ def observed(make: Callable[[], Any], journal: BatchJournal) -> Callable[[], Any
 def app() -> Application:
     """The recommender's application, observed; under KCL with the short waits of a small fleet."""
     application = recommender.app()
-    journal = BatchJournal(Path(environment(ENVIRONMENT_VARIABLE)))
-    calls = aws_client("kinesis").meta.events
-    calls.register("before-call.kinesis.GetRecords", journal.reading)
-    calls.register("after-call.kinesis.GetRecords", journal.read)
+    journal = BatchJournal(Path(environment(ENVIRONMENT_VARIABLE)), application.local.poll_seconds)
+    kinesis, dynamodb = aws_client("kinesis").meta.events, aws_client("dynamodb").meta.events
+    kinesis.register("before-call.kinesis.GetRecords", journal.reading)
+    kinesis.register("after-call.kinesis.GetRecords", journal.read)
+    dynamodb.register("before-call.dynamodb", journal.calling)
+    dynamodb.register("after-call.dynamodb", journal.called)
     return msgspec.structs.replace(
         application,
         processor=observed(application.processor, journal),

@@ -70,7 +70,8 @@ class KeyStates:
         self._settings = settings
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._sealed: dict[str, StoredState] = {}
-        self._dirty: set[str] = set()
+        #: The one that waits longest for the store first.
+        self._dirty: dict[str, None] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -210,7 +211,7 @@ class KeyStates:
         committed = list(self._sealed.values())
         for stored in committed:
             self._entries[stored.key].committed = stored
-        self._dirty.update(self._sealed)
+        self._dirty.update(dict.fromkeys(self._sealed))
         self._sealed.clear()
         return committed
 
@@ -222,14 +223,14 @@ class KeyStates:
     def stored(self, states: Iterable[StoredState], superseded: set[str]) -> None:
         """Note what the store answered. A key whose state was superseded leaves memory, to be loaded again.
 
-        A key is clean only where its committed state is still the one that was written.
+        A key that changed since is neither: it stays dirty, and is written, or refused, as it is then.
         """
         for state in states:
+            if self._entries[state.key].committed is not state:
+                continue
+            self._dirty.pop(state.key, None)
             if state.key in superseded:
-                self._dirty.discard(state.key)
-                self._entries.pop(state.key, None)
-            elif self._entries[state.key].committed is state:
-                self._dirty.discard(state.key)
+                del self._entries[state.key]
 
     def committed(self, keys: Iterable[str]) -> list[StoredState]:
         """The committed states of these keys, as far as they are in memory."""

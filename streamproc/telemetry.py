@@ -75,6 +75,7 @@ class Checkpointed(TelemetryEvent, frozen=True, kw_only=True):
     shard_id: str
     position: str
     states_written: int
+    #: How long its parts held the shard.
     seconds: float
 
 

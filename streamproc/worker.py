@@ -9,8 +9,8 @@ For each batch, in this order:
    emit once for all keys that changed; publish and wait until every output is acknowledged, sending again only what
    failed
 5. project the states for readers; where the projection is away, go on and catch up later
-6. when a checkpoint is due: write the partial, then the dirty states to the store; only then may the runner move the
-   lease's checkpoint
+6. when a checkpoint is due: write the partial, then the dirty states to the store, in parts beside the next batches;
+   only after the last one may the runner move the lease's checkpoint
 
 **Nothing advances on a failure.** What passes is tried again, with backoff, while reading stands still. What does not
 pass ends the worker with the error, and the next one starts from the checkpoint. The *abort* event ends every wait: the
@@ -26,10 +26,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from streamproc.checkpoint import STATES_PER_WRITE, Checkpoints, Durable
 from streamproc.clock import Clock, backoff
 from streamproc.deadletter import DeadLetter, Kind
 from streamproc.errors import DecodeError, SettingsError
-from streamproc.fold import Accepted, KeyStates, in_log_order
+from streamproc.fold import Accepted, in_log_order
 from streamproc.keyed import Keyed, keyed_of
 from streamproc.late import LateProjection, in_parts
 from streamproc.partial import ShardPartial
@@ -60,14 +61,12 @@ from streamproc.telemetry import (
     ModelLoaded,
     ReplayedSkipped,
     SnapshotRefused,
-    StateSuperseded,
     Telemetry,
 )
 
 __all__ = ["Ports", "ShardWorker", "WorkerAborted"]
 
-#: States and dead letters that are written, and tried again, together.
-STATES_PER_WRITE = 500
+#: Dead letters that are written, and tried again, together.
 LETTERS_PER_WRITE = 25
 REASON_CHARACTERS_MAX = 2000
 
@@ -79,8 +78,8 @@ class ShardWorker:
     """Processes the batches of one shard. Not thread-safe: one thread feeds one worker.
 
     A runner calls :meth:`start` with the lease's checkpoint, :meth:`process` for every read (an empty one too: it lets
-    the projection catch up), and, when :meth:`checkpoint_due`, :meth:`make_durable`, whose return value is the position
-    that the lease may be moved to.
+    the projection catch up), and, after each, :meth:`advance_checkpoint`, which says in the end where the lease may be
+    moved to. :meth:`make_durable` does all of it, before the worker ends.
     """
 
     def __init__(
@@ -94,6 +93,7 @@ class ShardWorker:
         clock: Clock,
         telemetry: Telemetry,
         abort: threading.Event,
+        states_per_write: int = STATES_PER_WRITE,
     ) -> None:
         self.shard_id = shard_id
         self._hash_range = hash_range
@@ -115,8 +115,17 @@ class ShardWorker:
         self._telemetry = telemetry
         # Before the first record of this shard, whatever its first sequence number is.
         self._done = Position(shard_number_of(shard_id), -1, -1)
-        self._durable = self._done
-        self._durable_at = clock.monotonic()
+        self._checkpoints = Checkpoints(
+            shard_id,
+            self._done,
+            keyed=self._keyed,
+            store=ports.states,
+            settings=settings,
+            clock=clock,
+            telemetry=telemetry,
+            retries=self._retries,
+            states_per_write=states_per_write,
+        )
         self._dead_letters_ahead: set[Position] = set()
         #: Where replayed records of this batch first stood.
         self._first_positions: dict[Position, Position] = {}
@@ -134,7 +143,7 @@ class ShardWorker:
         later states already passed it.
         """
         if checkpoint is not None:
-            self._done = self._durable = checkpoint
+            self._done = self._checkpoints.durable = checkpoint
         self._dead_letters_ahead = self._retries.call(
             "reading dead letters", lambda: self._ports.deadletters.event_positions_after(self.shard_id, self._done)
         )
@@ -385,50 +394,23 @@ class ShardWorker:
                 self._retries.wait(f"publishing {len(pending)} outputs again", delivery.error, attempt, next(waits))
         return refused
 
-    def checkpoint_due(self) -> bool:
-        """Whether something is done that is not durable, and it is time (or there is enough) to make it so."""
-        if self._done <= self._durable:
-            return False
-        dirty = self._keyed.states.dirty_keys if self._keyed else 0
-        waited = self._clock.monotonic() - self._durable_at
-        return dirty >= self._settings.dirty_keys_max or waited >= self._settings.checkpoint_seconds
+    def advance_checkpoint(self, until: float) -> Durable | None:
+        """Step 6, as far as it comes until that moment of the clock; begins a checkpoint where one is due.
 
-    def make_durable(self) -> tuple[Position, int] | None:
-        """Step 6: write the dirty states. Returns the position the lease may move to, and how many states were written.
-
-        None where nothing was done since the last time. The order matters: a lease ahead of a state would lose the
-        events between them at the next start.
+        Returns where the lease may move to, once everything up to there is durable, and None before that: a lease
+        ahead of a state would lose the events between them at the next start.
         """
-        if self._done <= self._durable:
-            return None
-        done = self._done
-        written = 0
-        if self._keyed:
-            if self._keyed.partial is not None:
-                self._keyed.partial.make_durable()
-            written = self._write_states(self._keyed.states)
-            self._keyed.states.evict()
-        self._durable, self._durable_at = done, self._clock.monotonic()
-        self._quarantine.close()
-        self._dead_letters_ahead = {position for position in self._dead_letters_ahead if position > done}
-        return done, written
+        return self._checkpointed(self._checkpoints.advance(self._done, until))
 
-    def _write_states(self, states: KeyStates) -> int:
-        written = lost = 0
-        # In parts: what was written stays written, so a throttled table is asked for the rest alone.
-        for part in in_parts(states.dirty(), STATES_PER_WRITE):
+    def make_durable(self) -> Durable | None:
+        """Step 6 at once, for everything that is done. None where nothing was done since the last time."""
+        return self._checkpointed(self._checkpoints.complete(self._done))
 
-            def store(part: Sequence[StoredState] = part) -> set[str]:
-                return self._ports.states.store(part)
-
-            superseded = self._retries.call("writing states", store)
-            states.stored(part, superseded)
-            lost += len(superseded)
-            written += len(part) - len(superseded)
-        if lost:
-            # Another worker was on this shard and is ahead; it folded the same log. Its states are loaded again.
-            self._telemetry.emit(StateSuperseded(shard_id=self.shard_id, keys=lost))
-        return written
+    def _checkpointed(self, durable: Durable | None) -> Durable | None:
+        if durable is not None:
+            self._quarantine.close()
+            self._dead_letters_ahead = {letter for letter in self._dead_letters_ahead if letter > durable.position}
+        return durable
 
     def _latest(self, keys: Sequence[str]) -> list[StoredState]:
         """The latest committed states of these keys: in memory, else as the store has them."""

@@ -22,7 +22,7 @@ from uuid import UUID
 from benchmarks.throughput import inputs, report
 from benchmarks.throughput.environments import ROOT
 from benchmarks.throughput.job import Task
-from benchmarks.throughput.ours import SHARD_ID, Counted, EventTime, make_durable, records_of, worker_of
+from benchmarks.throughput.ours import SHARD_ID, Counted, EventTime, count, records_of, worker_of
 from benchmarks.throughput.runner import Services, services
 from streamproc.memory import settle_memory
 from streamproc.record import Batch, Position, Record
@@ -82,8 +82,7 @@ def measure(folder: Path, events: int, users: int, beside: Services) -> dict[str
     for number, records in enumerate(batches(events, users), 1):
         clock.now = records[-1].arrived_at
         worker.process(Batch(SHARD_ID, records))
-        if worker.checkpoint_due():
-            make_durable(worker, counted)
+        count(worker.advance_checkpoint(until=0.0), counted)
         if number * BATCH % LOOK_EVENTS == 0:
             # The projection of a million users is Redis' matter, and is not what is measured.
             beside.flush()

@@ -24,6 +24,7 @@ from benchmarks.throughput.job import (
     task,
     wait_for_start,
 )
+from streamproc.checkpoint import Durable
 from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
 from streamproc.memory import release_memory, settle_memory
 from streamproc.metrics.logs import LogWriter
@@ -142,9 +143,8 @@ def main() -> None:
         batch = records[start : start + of.batch]
         clock.now = batch[-1].arrived_at
         worker.process(Batch(SHARD_ID, batch))
-        if worker.checkpoint_due():
-            make_durable(worker, counted)
-    make_durable(worker, counted)
+        count(worker.advance_checkpoint(until=0.0), counted)
+    count(worker.make_durable(), counted)
     mark("done")
     log.close()
     if counted.events != len(records):
@@ -152,13 +152,12 @@ def main() -> None:
     Path(of.out, "counted.json").write_bytes(msgspec.json.encode(counted.__dict__))
 
 
-def make_durable(worker: ShardWorker, counted: Counted) -> None:
-    """A checkpoint, as a runner makes it; it gives memory back then, too."""
-    durable = worker.make_durable()
-    release_memory()
+def count(durable: Durable | None, counted: Counted) -> None:
+    """After a checkpoint, as a runner has it; it gives memory back then, too."""
     if durable is not None:
+        release_memory()
         counted.checkpoints += 1
-        counted.states_written += durable[1]
+        counted.states_written += durable.states_written
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from streamproc.checkpoint import Durable
 from streamproc.clock import Clock, backoff
 from streamproc.errors import LeasesHeldElsewhere, ServiceUnreachable, is_transient
 from streamproc.lease import SHARD_END
@@ -53,7 +54,8 @@ class ShardConsumer(threading.Thread):
             self._worker.start(position_of(self.held.lease), after_death=self._after_death)
             self._reader.seek(self.held.lease, self._clock.time())
             if not self._consume():
-                self._checkpoint()
+                if durable := self._worker.make_durable():
+                    self._move_checkpoint(durable)
                 self._write_lease("releasing", self.held.release)
         except WorkerAborted as error:
             self._report_loss(error)
@@ -84,13 +86,13 @@ class ShardConsumer(threading.Thread):
             if attempt:
                 attempt, waits = 0, backoff(base=self._poll_seconds)
             if batch is None:
-                self._checkpoint(ended=True)
+                self._move_checkpoint(self._worker.make_durable(), ended=True)
                 self._telemetry.emit(ShardEnded(shard_id=self._shard_id))
                 self._ended.set()
                 return True
             self._worker.process(batch)
-            if self._worker.checkpoint_due():
-                self._checkpoint()
+            if durable := self._worker.advance_checkpoint(until=started + self._poll_seconds):
+                self._move_checkpoint(durable)
             if self.held.lost.is_set():
                 raise WorkerAborted(f"the lease of {self._shard_id} was taken")
             self._pause(started + self._poll_seconds - self._clock.monotonic())
@@ -100,14 +102,11 @@ class ShardConsumer(threading.Thread):
         if seconds > 0:
             self._clock.wait(seconds, self._leave)
 
-    def _checkpoint(self, *, ended: bool = False) -> None:
-        """Make the states durable, and only then move the lease's checkpoint."""
+    def _move_checkpoint(self, durable: Durable | None, *, ended: bool = False) -> None:
+        """Move the lease's checkpoint to what is durable, or to the shard's end."""
         started = self._clock.monotonic()
-        durable = self._worker.make_durable()
-        if durable is None and not ended:
-            return
-        position, written = durable if durable is not None else (None, 0)
-        if ended or position is None:
+        position = None if ended or durable is None else durable.position
+        if position is None:
             checkpoint, sub_sequence_number = SHARD_END, 0
         else:
             checkpoint, sub_sequence_number = str(position.sequence_number), position.sub_sequence_number
@@ -115,9 +114,9 @@ class ShardConsumer(threading.Thread):
         self._telemetry.emit(
             Checkpointed(
                 shard_id=self._shard_id,
-                position=SHARD_END if ended else str(position),
-                states_written=written,
-                seconds=self._clock.monotonic() - started,
+                position=str(position or SHARD_END),
+                states_written=durable.states_written if durable else 0,
+                seconds=self._clock.monotonic() - started + (durable.seconds if durable else 0.0),
             )
         )
 

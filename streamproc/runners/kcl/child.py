@@ -25,8 +25,10 @@ import msgspec
 from streamproc.alias import still_serves
 from streamproc.application import Application, load_application
 from streamproc.aws import aws_client
+from streamproc.checkpoint import Durable
 from streamproc.clock import Clock, SystemClock, backoff
 from streamproc.errors import SettingsError, StreamNotFound, StreamprocError
+from streamproc.lease import SHARD_END
 from streamproc.memory import release_memory, settle_memory
 from streamproc.metrics.logs import LogWriter
 from streamproc.metrics.relay import RelaySender
@@ -64,6 +66,8 @@ ENVIRONMENT_VARIABLE = "STREAMPROC_KCL_CHILD"
 _PASSING = ("ThrottlingException", "KinesisClientLibDependencyException")
 #: The lease is lost: its new owner replays what is not durable.
 _LOST = "ShutdownException"
+#: What an action may spend on the parts of a checkpoint. The daemon reads on meanwhile.
+_CHECKPOINT_SECONDS = 0.05
 
 
 class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,14 +151,17 @@ class Child:
             if self._is_lost:
                 raise StreamprocError(f"the daemon sent records of {worker.shard_id} after its lease was lost")
             worker.process(batch_of(worker.shard_id, action))
-            if worker.checkpoint_due():
-                self._checkpoint(worker)
+            durable = worker.advance_checkpoint(until=self._clock.monotonic() + _CHECKPOINT_SECONDS)
+            if durable is not None:
+                self._move_checkpoint(worker, durable)
                 release_memory()
         elif isinstance(action, LeaseLost):
             self._lose(worker)
         elif not self._is_lost:
             ended = isinstance(action, ShardEnded)
-            self._checkpoint(worker, ended=ended)
+            durable = worker.make_durable()
+            if ended or durable is not None:
+                self._move_checkpoint(worker, durable, ended=ended)
             self._is_ending = True
             if ended and not self._is_lost:
                 self._telemetry.emit(ShardEndedFact(shard_id=worker.shard_id))
@@ -167,14 +174,10 @@ class Child:
                 return
             self._telemetry.emit(LeaseLostFact(shard_id=worker.shard_id, owner=None))
 
-    def _checkpoint(self, worker: ShardWorker, *, ended: bool = False) -> None:
-        """Make the states durable, and only then ask for the checkpoint, until it holds."""
+    def _move_checkpoint(self, worker: ShardWorker, durable: Durable | None, *, ended: bool = False) -> None:
+        """Ask until it holds for the checkpoint of what is durable, or for the shard's end."""
         started = self._clock.monotonic()
-        durable = worker.make_durable()
-        if durable is None and not ended:
-            return
-        position, written = durable if durable is not None else (None, 0)
-        target = None if ended else position
+        target = None if ended or durable is None else durable.position
         what = f"checkpointing {worker.shard_id}"
         for attempt, wait in enumerate(backoff(), 1):
             error = self._protocol.checkpoint(target)
@@ -190,9 +193,9 @@ class Child:
         self._telemetry.emit(
             Checkpointed(
                 shard_id=worker.shard_id,
-                position="SHARD_END" if ended else str(position),
-                states_written=written,
-                seconds=self._clock.monotonic() - started,
+                position=str(target or SHARD_END),
+                states_written=durable.states_written if durable else 0,
+                seconds=self._clock.monotonic() - started + (durable.seconds if durable else 0.0),
             )
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from streamproc.checkpoint import Durable
 from streamproc.lease import SHARD_END, Lease
 from streamproc.leases.memory import MemoryLeases
 from streamproc.record import Batch, Position
@@ -96,11 +97,12 @@ class Schedule:
         self._batch_records_max = rng.choice((3, 8, 40))
         # A worker on a long log seldom checkpoints, so that it replays more than a duplicate window holds.
         self._checkpoint_probability = 0.02 if self._log.is_long else rng.choice((0.05, 0.2, 0.5))
+        self._states_per_write = rng.choice((1, 2, 100))
         in_memory = 100 if self._log.is_long else rng.choice((2, 100))
         # Bounds that a short log reaches; the others are the application's.
         self._settings = msgspec.structs.replace(
             played.settings,
-            checkpoint_seconds=60.0 if self._log.is_long else rng.choice((2.0, 60.0)),
+            checkpoint_seconds=60.0 if self._log.is_long else rng.choice((2.0, 10.0, 10.0, 60.0)),
             dirty_keys_max=in_memory,
             states_in_memory_max=in_memory,
         )
@@ -178,6 +180,7 @@ class Schedule:
             clock=self._clock,
             telemetry=Telemetry(),
             abort=abort,
+            states_per_write=self._states_per_write,
         )
         life = Life(shard, worker, lease, abort)
         self._lives.append(life)
@@ -219,8 +222,10 @@ class Schedule:
         upto = min(len(life.shard.entries), life.at + rng.randint(0, self._batch_records_max))
         with self._alive(life):
             self._process(life, upto)
-            if life.worker.checkpoint_due() or rng.random() < self._checkpoint_probability or life.is_at_end:
+            if life.is_at_end or rng.random() < self._checkpoint_probability:
                 self._checkpoint(life)
+            else:
+                self._move(life, life.worker.advance_checkpoint(until=0.0))
 
     def _process(self, life: Life, upto: int) -> None:
         records = [entry.record for entry in life.shard.entries[life.at : upto]]
@@ -228,14 +233,16 @@ class Schedule:
         life.at = upto
 
     def _checkpoint(self, life: Life) -> None:
-        """The states first, then the lease; a life whose lease was taken ends there."""
-        ended = life.shard.closed and life.is_at_end
-        durable = life.worker.make_durable()
+        """Everything at once, as a runner does before a worker ends; the states first, then the lease."""
+        self._move(life, life.worker.make_durable(), ended=life.shard.closed and life.is_at_end)
+
+    def _move(self, life: Life, durable: Durable | None, *, ended: bool = False) -> None:
+        """Move the lease to what is durable, or to the shard's end; a life whose lease was taken ends there."""
         if durable is None and not ended:
             return
         if self.dice.strikes("crash", 0.08):  # between the two, where the most is read again
             raise Crash
-        if not self._wire.crashing(lambda: self._move_lease(life, None if ended or not durable else durable[0])):
+        if not self._wire.crashing(lambda: self._move_lease(life, None if ended or not durable else durable.position)):
             self._end(life)
 
     def _move_lease(self, life: Life, position: Position | None) -> bool:

@@ -97,7 +97,9 @@ def test_the_page_is_filled_in_and_says_where_there_was_no_run_to_compare_with()
     assert "**no**" in page
 
 
-def a_batch(read_started: float, read_ended: float, ended: float, reads_in_java: bool) -> latency_app.Batch:
+def a_batch(
+    read_started: float, read_ended: float, ended: float, reads_in_java: bool, *calls: tuple[float, float]
+) -> latency_app.Batch:
     return latency_app.Batch(
         shard_id="shardId-000000000000",
         position="shardId-000000000000:1:0",
@@ -105,6 +107,8 @@ def a_batch(read_started: float, read_ended: float, ended: float, reads_in_java:
         users=1,
         read_started=None if reads_in_java else read_started,
         read_ended=None if reads_in_java else read_ended,
+        next_read=None if reads_in_java else read_started + 0.2,
+        calls=[*calls],
         ended=max(ended, read_ended),
         seconds=max(ended, read_ended) - read_ended,
         steps={"decode": 0.01, "load": 0.01, "fold": 0.02, "emit": 0.05, "publish": 0.01},
@@ -116,26 +120,25 @@ def test_the_parts_of_a_latency_add_up_to_it_whatever_came_first(marks: list[flo
     due, put, acknowledged, read_started, read_ended, ended, accepted, *earlier = marks
     began, idle, checkpointing, durable = sorted(earlier)
     read_started, read_ended = sorted((read_started, read_ended))
-    batch = a_batch(read_started, read_ended, ended, reads_in_java)
+    batch = a_batch(read_started, read_ended, ended, reads_in_java, (checkpointing, durable))
     before = a_batch(began, began, idle, reads_in_java)
-    checkpoint = latency_app.Checkpoint(shard_id=batch.shard_id, ended=durable, seconds=durable - checkpointing)
     event = Sent("ann", due, put, acknowledged, Position(0, 1, 0))
-    parts = latency.parted(event, accepted, batch, before, [checkpoint])
+    parts = latency.parted(event, accepted, batch, before)
     assert len(parts) == len(latency.STEPS)
     assert sum(parts) == pytest.approx(accepted - due)
     assert min(parts[:6]) >= -1e-12
 
 
-def test_the_wait_for_a_read_is_parted_into_the_batch_before_the_checkpoint_and_the_poll() -> None:
-    # Stored at 1.0; the batch before ended at 1.3; a checkpoint took from 1.3 to 1.9; the read began at 2.0.
+def test_the_wait_for_a_read_is_parted_into_the_batch_before_what_a_checkpoint_holds_up_and_the_poll() -> None:
+    # Stored at 1.0; the batch before was read at 1.2 and ended at 1.3; parts of a checkpoint were written from 1.3 to
+    # 1.35, and from 1.35 to 1.7, but the read was due at 1.4; it began at 1.8.
     event = Sent("ann", 0.9, 0.9, 1.0, Position(0, 1, 0))
-    before = a_batch(0.8, 0.9, 1.3, reads_in_java=False)
-    checkpoint = latency_app.Checkpoint(shard_id="shardId-000000000000", ended=1.9, seconds=0.6)
-    parts = latency.parted(event, 2.5, a_batch(2.0, 2.1, 2.4, reads_in_java=False), before, [checkpoint])
-    named = dict(zip(latency.STEPS, parts, strict=True))
-    assert named["queue"] == pytest.approx(0.3)
-    assert named["checkpoint"] == pytest.approx(0.6)
-    assert named["poll"] == pytest.approx(0.1)
+    before = a_batch(1.2, 1.2, 1.3, False)
+    batch = a_batch(1.8, 1.9, 2.2, False, (1.3, 1.35), (1.35, 1.7))
+    named = dict(zip(latency.STEPS, latency.parted(event, 2.3, batch, before), strict=True))
+    assert named["queue"] == pytest.approx(0.1)
+    assert named["checkpoint"] == pytest.approx(0.3)
+    assert named["poll"] == pytest.approx(0.4)
     assert named["read"] == pytest.approx(0.1)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from streamproc.checkpoint import STATES_PER_WRITE
 from streamproc.deadletter import DeadLetter
 from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.errors import DecodeError
 from streamproc.namespace import Namespace
 from streamproc.processor import Changed, KeyedProcessor
 from streamproc.projections.memory import MemoryProjection
-from streamproc.record import Batch, Position, Record
+from streamproc.record import Batch, Position, Record, shard_id_of
 from streamproc.settings import WorkerSettings
 from streamproc.shardmap import ALL_HASH_KEYS, HashRange
 from streamproc.sink import Delivery
@@ -131,10 +132,12 @@ class Bench:
         hash_range: HashRange = ALL_HASH_KEYS,
         settings: WorkerSettings | None = None,
         after_death: bool = False,
+        states_per_write: int = STATES_PER_WRITE,
+        shard_number: int = 0,
     ) -> ShardWorker:
         """A new worker, started after this checkpoint."""
         worker = ShardWorker(
-            shard_id="shardId-000000000000",
+            shard_id=shard_id_of(shard_number),
             hash_range=hash_range,
             processor=self.processor,
             ports=Ports(
@@ -148,6 +151,7 @@ class Bench:
             clock=self.clock,
             telemetry=Telemetry(self.telemetry.append),
             abort=self.abort,
+            states_per_write=states_per_write,
         )
         worker.start(checkpoint, after_death=after_death)
         return worker

@@ -1,0 +1,150 @@
+"""Step 6 of the commit protocol, in parts: a shard's states become durable beside the batches that follow.
+
+A checkpoint writes the states as they were when it began, and the shard's partial of that same moment before them. A
+state that changes meanwhile stays dirty, for the next one. Only when the last part is durable may the lease move, to
+the position where the checkpoint began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from streamproc.clock import Clock
+from streamproc.keyed import Keyed
+from streamproc.record import Position, shard_number_of
+from streamproc.retry import Retries
+from streamproc.settings import WorkerSettings
+from streamproc.state import StateStore, StoredState
+from streamproc.telemetry import StateSuperseded, Telemetry
+
+#: A transaction of DynamoDB's: what was written stays written, so a throttled table is asked for the rest alone.
+STATES_PER_WRITE = 100
+#: A smaller write costs more a state, and holds the shard for less. This is the smallest part of the largest.
+_SMALLEST = 0.25
+#: Its multiples, without their whole parts, spread any number of shards over an interval.
+_GOLDEN_RATIO = 0.618033988749895
+
+
+class Durable(NamedTuple):
+    """A checkpoint that is written."""
+
+    #: Where the lease may be moved to.
+    position: Position
+    states_written: int
+    #: How long its parts held the shard.
+    seconds: float
+
+
+class Checkpoints:
+    """The checkpoints of one shard, one at a time. Not thread-safe."""
+
+    def __init__(
+        self,
+        shard_id: str,
+        durable: Position,
+        *,
+        keyed: Keyed | None,
+        store: StateStore,
+        settings: WorkerSettings,
+        clock: Clock,
+        telemetry: Telemetry,
+        retries: Retries,
+        states_per_write: int,
+    ) -> None:
+        #: Where the last one was.
+        self.durable = durable
+        self._shard_id = shard_id
+        self._keyed = keyed
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._telemetry = telemetry
+        self._retries = retries
+        self._states_per_write = states_per_write
+        # The shards of a fleet that start together would all ask the store at the same moment, again and again.
+        early = shard_number_of(shard_id) * _GOLDEN_RATIO % 1
+        self._begun_at = clock.monotonic() - early * settings.checkpoint_seconds
+        #: Where the one that is under way began, None without one, and what is left of it.
+        self._position: Position | None = None
+        self._left: list[StoredState] = []
+        #: How long the last write took, a state.
+        self._seconds_a_state = 0.0
+        self._written = 0
+        self._seconds = 0.0
+
+    def due(self, done: Position) -> bool:
+        """Whether one is under way or should begin, where everything up to ``done`` is processed."""
+        return done > self.durable and (self._position is not None or self._is_time())
+
+    def advance(self, done: Position, until: float) -> Durable | None:
+        """Write parts of the one that is under way until that moment of the clock, one at least.
+
+        Without one under way, one begins at ``done`` if it is due. Returns what is durable once all of it is. One that
+        takes longer than the time to the next, or that too many dirty states wait for, is written to its end at once.
+        """
+        if not self.due(done):
+            return None
+        started = self._clock.monotonic()
+        if self._position is None:
+            self._begin(done)
+        while self._left:
+            self._write_next(self._room(until - self._clock.monotonic()))
+            if self._left and self._clock.monotonic() >= until and not self._is_time():
+                self._seconds += self._clock.monotonic() - started
+                return None
+        return self._end(started)
+
+    def complete(self, done: Position) -> Durable | None:
+        """Write everything up to ``done``. None where all of it is durable already."""
+        if done <= self.durable:
+            return None
+        started = self._clock.monotonic()
+        self._begin(done)  # what the one under way has left is dirty, and in this one
+        while self._left:
+            self._write_next(self._states_per_write)
+        return self._end(started)
+
+    def _is_time(self) -> bool:
+        dirty = self._keyed.states.dirty_keys if self._keyed else 0
+        waited = self._clock.monotonic() - self._begun_at
+        return dirty >= self._settings.dirty_keys_max or waited >= self._settings.checkpoint_seconds
+
+    def _begin(self, done: Position) -> None:
+        self._position, self._begun_at = done, self._clock.monotonic()
+        self._left = []
+        if self._keyed is not None:
+            if self._keyed.partial is not None:
+                self._keyed.partial.make_durable()
+            self._left = self._keyed.states.dirty()
+
+    def _room(self, seconds: float) -> int:
+        """How many states are written in this time, by how long the last ones took, within bounds."""
+        if self._is_time():
+            return self._states_per_write
+        fitting = int(seconds / self._seconds_a_state) if self._seconds_a_state else self._states_per_write
+        return max(int(self._states_per_write * _SMALLEST), 1, min(fitting, self._states_per_write))
+
+    def _write_next(self, states: int) -> None:
+        started, part = self._clock.monotonic(), self._left[:states]
+        self._write(part)
+        del self._left[:states]
+        self._seconds_a_state = (self._clock.monotonic() - started) / len(part)
+
+    def _write(self, part: Sequence[StoredState]) -> None:
+        superseded = self._retries.call("writing states", lambda: self._store.store(part))
+        self._written += len(part) - len(superseded)
+        if self._keyed is not None:
+            self._keyed.states.stored(part, superseded)
+        if superseded:
+            # Another worker was on this shard and is ahead; it folded the same log.
+            self._telemetry.emit(StateSuperseded(shard_id=self._shard_id, keys=len(superseded)))
+
+    def _end(self, started: float) -> Durable:
+        assert self._position is not None  # noqa: S101  # narrows for mypy: one was begun
+        self.durable = self._position
+        if self._keyed is not None:
+            self._keyed.states.evict()
+        ended = Durable(self.durable, self._written, self._seconds + self._clock.monotonic() - started)
+        self._position, self._written, self._seconds = None, 0, 0.0
+        return ended
