@@ -73,21 +73,29 @@ class Checkpoints:
         self._written = 0
         self._seconds = 0.0
 
-    def due(self, done: Position) -> bool:
-        """Whether one is under way or should begin, where everything up to ``done`` is processed."""
-        return done > self.durable and (self._position is not None or self._is_time())
+    def begins(self, done: Position) -> bool:
+        """Whether none is under way and one is due, where everything up to ``done`` is processed."""
+        return self._position is None and done > self.durable and self._is_time()
 
-    def advance(self, done: Position, until: float) -> Durable | None:
+    def begin(self, done: Position) -> None:
+        """Begin one at ``done``, and write the partial. What one under way has left is dirty, and in this one."""
+        started = self._clock.monotonic()
+        self._position, self._begun_at, self._left = done, started, []
+        if self._keyed is not None:
+            if self._keyed.partial is not None:
+                self._keyed.partial.make_durable()
+            self._left = self._keyed.states.dirty()
+        self._seconds += self._clock.monotonic() - started
+
+    def advance(self, until: float) -> Durable | None:
         """Write parts of the one that is under way until that moment of the clock, one at least.
 
-        Without one under way, one begins at ``done`` if it is due. Returns what is durable once all of it is. One that
-        takes longer than the time to the next, or that too many dirty states wait for, is written to its end at once.
+        Returns what is durable once all of it is. One that takes longer than the time to the next, or that too many
+        dirty states wait for, is written to its end at once.
         """
-        if not self.due(done):
+        if self._position is None:
             return None
         started = self._clock.monotonic()
-        if self._position is None:
-            self._begin(done)
         while self._left:
             self._write_next(self._room(until - self._clock.monotonic()))
             if self._left and self._clock.monotonic() >= until and not self._is_time():
@@ -99,8 +107,8 @@ class Checkpoints:
         """Write everything up to ``done``. None where all of it is durable already."""
         if done <= self.durable:
             return None
+        self.begin(done)
         started = self._clock.monotonic()
-        self._begin(done)  # what the one under way has left is dirty, and in this one
         while self._left:
             self._write_next(self._states_per_write)
         return self._end(started)
@@ -109,14 +117,6 @@ class Checkpoints:
         dirty = self._keyed.states.dirty_keys if self._keyed else 0
         waited = self._clock.monotonic() - self._begun_at
         return dirty >= self._settings.dirty_keys_max or waited >= self._settings.checkpoint_seconds
-
-    def _begin(self, done: Position) -> None:
-        self._position, self._begun_at = done, self._clock.monotonic()
-        self._left = []
-        if self._keyed is not None:
-            if self._keyed.partial is not None:
-                self._keyed.partial.make_durable()
-            self._left = self._keyed.states.dirty()
 
     def _room(self, seconds: float) -> int:
         """How many states are written in this time, by how long the last ones took, within bounds."""

@@ -84,6 +84,11 @@ class Quarantine:
             _PROCESS.add(-1)
 
     @property
+    def is_careful(self) -> bool:
+        """Whether each pass through the application's code is noted."""
+        return self._careful
+
+    @property
     def condemned(self) -> Position | None:
         """The record that killed the process when it was tried alone."""
         return self._condemned

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from streamproc.errors import SettingsError
@@ -21,6 +23,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes_max: int = 64 * 1024
     #: An event dated later than its arrival by more than this is dead-lettered: it would move every window ahead.
     ahead_seconds_max: float = 24 * 3600.0
+    #: A key emits at most once in so long, and before a checkpoint that passes it; 0: with each batch that changes it.
+    emit_at_most_every_seconds: float = 0.0
     #: Time from one snapshot of the values across keys to the next.
     snapshot_seconds: float = 60.0
 
@@ -31,6 +35,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(
                 f"dirty_keys_max is {self.dirty_keys_max} and states_in_memory_max {self.states_in_memory_max}: dirty"
                 " states are never evicted, so memory would grow beyond its bound before a checkpoint is due"
+            )
+        if not 0 <= self.emit_at_most_every_seconds < math.inf:
+            raise SettingsError(
+                f"emit_at_most_every_seconds is {self.emit_at_most_every_seconds}: it must be 0 or more, and end"
             )
         if not self.snapshot_seconds > 0:
             raise SettingsError(f"snapshot_seconds is {self.snapshot_seconds}: it must be above 0")

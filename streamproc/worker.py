@@ -33,6 +33,7 @@ from streamproc.errors import DecodeError, SettingsError
 from streamproc.fold import Accepted, in_log_order
 from streamproc.keyed import Keyed, keyed_of
 from streamproc.late import LateProjection, in_parts
+from streamproc.pace import Pace
 from streamproc.partial import ShardPartial
 from streamproc.ports import Ports
 from streamproc.processor import (
@@ -130,6 +131,8 @@ class ShardWorker:
         #: Where replayed records of this batch first stood.
         self._first_positions: dict[Position, Position] = {}
         self._quarantine = Quarantine(shard_id, ports.deadletters)
+        every = settings.emit_at_most_every_seconds
+        self._pace = Pace(every, clock) if every else None
         self._projection: LateProjection | None = None
         if ports.projection and self._keyed:
             self._projection = LateProjection(shard_id, ports.projection, self._latest, clock, telemetry)
@@ -176,8 +179,10 @@ class ShardWorker:
         if records:
             for group in self._quarantine.groups(records):
                 self._process(group, batch.millis_behind_latest)
-        elif self._projection is not None:
-            self._projection.project([])
+        else:
+            self._emit_waiting(behind)
+            if self._projection is not None:
+                self._projection.project([])
         if batch.records:
             # Also past what was put aside before, by this worker or the one before it: the checkpoint moves on.
             self._done = max(self._done, batch.records[-1].position)
@@ -189,15 +194,21 @@ class ShardWorker:
         )
         steps.end("decode")
         if self._keyed is None:
-            folded, skipped, outputs = self._process_stateless(records, events, rejected, steps)
+            counts = self._process_stateless(records, events, rejected, steps)
         else:
-            folded, skipped, outputs = self._process_keyed(self._keyed, records, events, rejected, steps)
+            counts = self._process_keyed(self._keyed, records, events, rejected, steps)
         self._done = records[-1].position
         self._tell_model()
+        self._committed(len(records), counts, started, steps, millis_behind_latest)
+
+    def _committed(
+        self, records: int, counts: tuple[int, int, int], started: float, steps: Steps, millis_behind_latest: int
+    ) -> None:
+        folded, skipped, outputs = counts
         self._telemetry.emit(
             BatchCommitted(
                 shard_id=self.shard_id,
-                records=len(records),
+                records=records,
                 events_folded=folded,
                 events_skipped=skipped,
                 outputs=outputs,
@@ -205,7 +216,7 @@ class ShardWorker:
                 step_seconds=steps.seconds,
                 emit_seconds=steps.parts.seconds,
                 millis_behind_latest=millis_behind_latest,
-                position=str(records[-1].position),
+                position=str(self._done),
             )
         )
 
@@ -318,6 +329,19 @@ class ShardWorker:
         if keyed.partial is not None:
             self._fold_partial(keyed.partial, in_log_order(folded.accepted, events), records)
         steps.end("fold")
+        # Without a sink nobody would read the outputs: a rebuild's shadow only folds.
+        changed = keyed.states.changed() if self._ports.sink is not None else []
+        if self._pace is not None:
+            changed = keyed.states.live(self._pace.due(changed, at_once=self._quarantine.is_careful))
+        outputs = self._emit(keyed, changed, records, steps)
+        committed = keyed.states.commit()
+        if self._projection is not None:
+            self._projection.project(committed)
+        steps.end("project")
+        return len(folded.accepted), folded.events_skipped, outputs
+
+    def _emit(self, keyed: Keyed, changed: list[Changed[Any]], records: Sequence[Record], steps: Steps) -> int:
+        """Emit these and publish what that gives; returns how many outputs were acknowledged."""
         processor = keyed.processor
 
         def attempt(part: Sequence[Changed[Any]]) -> list[tuple[Changed[Any], bytes]]:
@@ -330,8 +354,6 @@ class ShardWorker:
             steps.parts.end("encode")
             return encoded
 
-        # Without a sink nobody would read the outputs: a rebuild's shadow only folds.
-        changed = keyed.states.changed() if self._ports.sink is not None else []
         emissions, failed = self._bisected("emitting", changed, attempt)
         steps.end("emit")
         refused = self._publish([output for _, output in emissions])
@@ -343,11 +365,16 @@ class ShardWorker:
             ]
         )
         steps.end("publish")
-        committed = keyed.states.commit()
-        if self._projection is not None:
-            self._projection.project(committed)
-        steps.end("project")
-        return len(folded.accepted), folded.events_skipped, len(emissions) - len(refused)
+        return len(emissions) - len(refused)
+
+    def _emit_waiting(self, millis_behind_latest: int = 0, *, at_once: bool = False) -> None:
+        """Emit the keys whose interval is over, or all that wait."""
+        if self._pace is None or self._keyed is None:
+            return
+        started, steps = perf_counter(), Steps()
+        if changed := self._keyed.states.live(self._pace.due([], at_once=at_once)):
+            outputs = self._emit(self._keyed, changed, [], steps)
+            self._committed(0, (0, 0, outputs), started, steps, millis_behind_latest)
 
     def _fold_partial(self, partial: ShardPartial, accepted: list[Accepted], records: Sequence[Record]) -> None:
         left_out = self._in_user_code(records, lambda: partial.fold(accepted, records[-1].position))
@@ -400,10 +427,14 @@ class ShardWorker:
         Returns where the lease may move to, once everything up to there is durable, and None before that: a lease
         ahead of a state would lose the events between them at the next start.
         """
-        return self._checkpointed(self._checkpoints.advance(self._done, until))
+        if self._checkpoints.begins(self._done):
+            self._emit_waiting(at_once=True)
+            self._checkpoints.begin(self._done)
+        return self._checkpointed(self._checkpoints.advance(until))
 
     def make_durable(self) -> Durable | None:
         """Step 6 at once, for everything that is done. None where nothing was done since the last time."""
+        self._emit_waiting(at_once=True)
         return self._checkpointed(self._checkpoints.complete(self._done))
 
     def _checkpointed(self, durable: Durable | None) -> Durable | None:

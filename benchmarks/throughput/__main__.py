@@ -35,13 +35,16 @@ class Checks:
         self._lists: dict[tuple[str, int], Lists] = {}
         self._numbers: dict[UUID, int] = {event.event_id: number for number, event in enumerate(logs["zipf"])}
 
-    def check(self, way: Way, out: Path, events: int) -> int:
-        """Compare, and return how many lists there are. Raises Unequal."""
+    def check(self, way: Way, out: Path, events: int) -> tuple[int, float]:
+        """How many lists there are, and what share of the wanted ones users see. Raises Unequal."""
         if way.is_floor:
-            return 0
+            return 0, 1.0
         lists = self._of(way.log, way.candidates)
         ends = _ends(self._logs[way.log][:events], max(way.batch, COMPARED_BATCH))
-        return expected.compare(out, {number: lists[number] for number in ends}, self._numbers, events)
+        wanted = {number: lists[number] for number in ends}
+        if way.at_most_every_seconds:
+            return expected.overlap(out, wanted, self._logs[way.log][:events], way.batch)
+        return expected.compare(out, wanted, self._numbers, events), 1.0
 
     def _of(self, log: str, candidates: int) -> Lists:
         if (log, candidates) not in self._lists:
@@ -92,7 +95,7 @@ def measure(
             try:
                 with ran(way, folder, events, beside) as (run, out):
                     if round_number == 1:
-                        result.lists = checks.check(way, out, events)
+                        result.lists, result.overlap = checks.check(way, out, events)
                     result.runs.append(run)
                 said = f"{report.rate(run):,.0f} events a CPU second"
             except (WayFailed, PeerMissing, Unequal) as error:

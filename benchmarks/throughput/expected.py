@@ -5,7 +5,9 @@ A way that makes a list an event is compared where the batches of 1,000 end, one
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -30,6 +32,8 @@ class _Written(msgspec.Struct):
     """Of our lists and of the peers': those name the position, these the event."""
 
     items: list[RankedItem]
+    user_id: str = ""
+    published_ts: datetime | None = None
     position: _Position | None = None
     event_id: UUID | None = None
 
@@ -78,6 +82,27 @@ def compare(out: Path, wanted: Lists, numbers: dict[UUID, int], events: int) -> 
     if missing:
         raise Unequal(f"{len(missing)} lists are missing, the first one after event {min(missing)}")
     return written
+
+
+def overlap(out: Path, wanted: Lists, events: Sequence[CartEvent], batch: int) -> tuple[int, float]:
+    """How many lists a way wrote that leaves some out, and what its users see instead.
+
+    That is the share of the items of each wanted list, at the moment of its batch, that are in the last list that the
+    user had then.
+    """
+    decode = msgspec.json.Decoder(_Written).decode
+    had: dict[str, list[tuple[datetime, set[str]]]] = {}
+    for line in _lines(out):
+        one = decode(line)
+        if one.published_ts is not None:
+            had.setdefault(one.user_id, []).append((one.published_ts, {item.id for item in one.items}))
+    shares = []
+    for number, (ids, _) in wanted.items():
+        at = events[min(len(events), (number // batch + 1) * batch) - 1].ts
+        lists = had.get(events[number].user_id, [])
+        last = bisect.bisect_right(lists, at, key=lambda item: item[0])
+        shares.append(len(lists[last - 1][1].intersection(ids)) / max(1, len(ids)) if last else 0.0)
+    return sum(map(len, had.values())), sum(shares) / len(shares)
 
 
 def _key(items: Iterable[RankedItem]) -> tuple[tuple[str, ...], tuple[float, ...]]:

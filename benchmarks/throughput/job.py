@@ -49,6 +49,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: An empty folder for what it writes.
     out: str
     redis_url: str
+    #: Ours: a user's list is made at most once in so long, of event time.
+    at_most_every_seconds: float = 0.0
     #: The way waits for a line on standard input before it takes the first event.
     waits: bool = False
 

@@ -104,7 +104,7 @@ def worker_of(of: Task, clock: EventTime, telemetry: Telemetry) -> ShardWorker:
     return ShardWorker(
         shard_id=SHARD_ID,
         hash_range=ALL_HASH_KEYS,
-        processor=Recommender(bundle_of(of)),
+        processor=Recommender(bundle_of(of), clock),
         ports=Ports(
             namespace=namespace,
             states=DynamoDBStates(namespace),
@@ -113,7 +113,9 @@ def worker_of(of: Task, clock: EventTime, telemetry: Telemetry) -> ShardWorker:
             projection=RedisProjection(namespace, url=of.redis_url),
             partials=DynamoDBStates(namespace.of_partials()),
         ),
-        settings=WorkerSettings(checkpoint_seconds=CHECKPOINT_SECONDS),
+        settings=WorkerSettings(
+            checkpoint_seconds=CHECKPOINT_SECONDS, emit_at_most_every_seconds=of.at_most_every_seconds
+        ),
         clock=clock,
         telemetry=telemetry,
         abort=threading.Event(),

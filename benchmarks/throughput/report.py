@@ -27,6 +27,8 @@ class Result(msgspec.Struct):
     runs: list[Run]
     #: In its first run.
     lists: int = 0
+    #: Of the lists that the others wrote, the share of the items that its users see; 1 where they are compared.
+    overlap: float = 1.0
     #: Why there are no figures of it, or none of further rounds.
     reason: str = ""
 
@@ -108,6 +110,7 @@ def _of_way(result: Result) -> Figures:
         "peak_mb": rounded(lambda run: run.peak_mb, 1),
         "events": result.runs[0].events if result.runs else None,
         "lists": result.lists or None,
+        "overlap_at_10": round(result.overlap, 4) if result.lists else None,
         "failed": result.reason or None,
     }
 

@@ -123,6 +123,7 @@ def task_of(way: Way, folder: Path, out: Path, events: int, redis_url: str) -> T
         events=events,
         batch=way.batch,
         candidates=way.candidates,
+        at_most_every_seconds=way.at_most_every_seconds,
         out=str(out),
         redis_url=redis_url,
     )

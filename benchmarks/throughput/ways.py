@@ -22,6 +22,8 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     peer: str | None = None
     log: str = "zipf"
     candidates: int = 100
+    #: A user's list is made at most once in so long.
+    at_most_every_seconds: float = 0.0
     #: Events or users are taken one at a time: the rate depends little on how many there are, and some are enough.
     one_at_a_time: bool = False
     #: CPU of the whole machine counts: Spark's Python workers are not in the tree of its processes.
@@ -39,6 +41,13 @@ ALL = (
     *(_ours(f"ours_{batch}", f"ours, {batch:,} a batch", batch) for batch in (100, 1_000, 5_000)),
     _ours("ours_distinct_1000", "ours, 1,000 a batch, no user twice", log="distinct"),
     _ours("ours_20_candidates_1000", "ours, 1,000 a batch, 20 candidates", candidates=20),
+    Way(
+        name="ours_every_5s_1000",
+        label="ours, 1,000 a batch, a user at most every 5 s",
+        module="ours",
+        batch=1_000,
+        at_most_every_seconds=5.0,
+    ),
     *(
         Way(
             name=f"floor_{batch}",

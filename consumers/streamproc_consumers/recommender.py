@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +13,7 @@ import msgspec
 from streamproc.application import Application, environment
 from streamproc.clock import Clock, SystemClock
 from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
+from streamproc.errors import SettingsError
 from streamproc.processor import Changed, KeyedProcessor, Snapshot
 from streamproc.projections.redis import RedisProjection
 from streamproc.settings import LocalRunnerSettings, WorkerSettings
@@ -142,15 +144,29 @@ def _recommendation(item: Changed[UserState], served: Served, published_ts: date
     )
 
 
+def read_seconds(text: str) -> float:
+    """The setting STREAMPROC_SCORE_AT_MOST_EVERY; 0 without it. Raises SettingsError."""
+    try:
+        seconds = float(text or "0")
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= 3600:
+        raise SettingsError(
+            f"STREAMPROC_SCORE_AT_MOST_EVERY is {text!r}: it is a number of seconds from 0 to 3600; a list is that much"
+            " older than its user's last event at most, and no older than a checkpoint"
+        )
+    return seconds
+
+
 def app() -> Application:
     """The recommender, from the environment.
 
     STREAMPROC_MODEL is a bundle's folder, or a registry and the alias to follow, as s3://bucket/models/NAME@champion;
     STREAMPROC_MODEL_POLL_SECONDS and STREAMPROC_EXPERIMENT go with it (docs/models.md). STREAMPROC_CASCADE scores fewer
-    candidates to the end, as {"first_trees": 40, "keep": 25}. STREAMPROC_TRENDING offers every user so many
-    trending items. STREAMPROC_BUCKET takes large dead letters and the snapshots of what is trending,
-    STREAMPROC_REDIS_URL is the projection's Redis; STREAMPROC_STREAM, STREAMPROC_DELIVERY_STREAM and
-    STREAMPROC_RECOMMENDER_NAME have defaults.
+    candidates to the end, as {"first_trees": 40, "keep": 25}; STREAMPROC_SCORE_AT_MOST_EVERY scores a user at most once
+    in so many seconds. STREAMPROC_TRENDING offers every user so many trending items. STREAMPROC_BUCKET takes large dead
+    letters and the snapshots of what is trending, STREAMPROC_REDIS_URL is the projection's Redis; STREAMPROC_STREAM,
+    STREAMPROC_DELIVERY_STREAM and STREAMPROC_RECOMMENDER_NAME have defaults.
     """
     address, experiment = environment("STREAMPROC_MODEL"), read_experiment(os.environ.get("STREAMPROC_EXPERIMENT", ""))
     poll = environment("STREAMPROC_MODEL_POLL_SECONDS", default=str(POLL_SECONDS))
@@ -171,5 +187,8 @@ def app() -> Application:
         projection=partial(RedisProjection, url=environment("STREAMPROC_REDIS_URL")),
         # One read more every five seconds, the archive's, makes five a second a shard, which Kinesis allows.
         local=LocalRunnerSettings(poll_seconds=0.21),
-        worker=WorkerSettings(checkpoint_seconds=5.0),
+        worker=WorkerSettings(
+            checkpoint_seconds=5.0,
+            emit_at_most_every_seconds=read_seconds(os.environ.get("STREAMPROC_SCORE_AT_MOST_EVERY", "")),
+        ),
     )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamproc import fold
-from streamproc.checkpoint import Checkpoints
+from streamproc.checkpoint import Checkpoints, Durable
 from streamproc.deadletter import Kind
 from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.errors import StreamprocError, is_transient
@@ -90,19 +90,35 @@ def _durable_one_checkpoint_late(_: Any) -> Any:
 
 
 def _ended_by_its_first_part(advance: Any) -> Any:
-    def end(self: Any, done: Position, until: float) -> Any:
-        durable = advance(self, done, until)
+    def end(self: Any, until: float) -> Any:
+        durable = advance(self, until)
         return self._end(0.0) if durable is None and self._position is not None else durable
 
     return end
 
 
 def _at_what_is_done(advance: Any) -> Any:
-    def ahead(self: Any, done: Position, until: float) -> Any:
-        durable = advance(self, done, until)
-        return durable and durable._replace(position=done)
+    def ahead(self: Any, until: float) -> Any:
+        durable = advance(self, until)
+        return durable and Durable(self._worker_done, *durable[1:])
 
     return ahead
+
+
+def _told_what_is_done(begins: Any) -> Any:
+    def told(self: Any, done: Position) -> Any:
+        self._worker_done = done
+        return begins(self, done)
+
+    return told
+
+
+def _only_when_its_time_is_over(emit_waiting: Any) -> Any:
+    def emit(self: Any, millis_behind_latest: int = 0, *, at_once: bool = False) -> None:
+        del at_once
+        emit_waiting(self, millis_behind_latest)
+
+    return emit
 
 
 def _what_changed_since_is_clean(_: Any) -> Any:
@@ -361,6 +377,9 @@ MUTATIONS: dict[str, list[Mutation]] = {
     "outputs are published after the checkpoint": [
         Mutation(ShardWorker, "_publish", _publish_after_the_checkpoint),
         Mutation(ShardWorker, "_checkpointed", _flush_at_the_next_checkpoint),
+    ],
+    "keys that wait for their turn are not emitted before a checkpoint": [
+        Mutation(ShardWorker, "_emit_waiting", _only_when_its_time_is_over)
     ],
     "pending outputs count as acknowledged": [Mutation(SimulatedSink, "publish", _pending_is_acknowledged)],
     "refused outputs are forgotten": [Mutation(ShardWorker, "_publish", _refused_is_acknowledged)],

@@ -55,6 +55,8 @@ class Life:
         self.is_busy = False
         #: Keys that this worker must bring to the projection, each up to this position.
         self.owed: dict[str, Position] = {}
+        #: What was projected when the projection was lost: an output that waited may come after both.
+        self.lost: dict[str, Position] = {}
         self.at = 0
         if lease.checkpoint.isdigit():  # the iterator opens at the checkpoint's record, as the product's reader does
             read = int(lease.checkpoint)
@@ -105,6 +107,7 @@ class Schedule:
             checkpoint_seconds=60.0 if self._log.is_long else rng.choice((2.0, 10.0, 10.0, 60.0)),
             dirty_keys_max=in_memory,
             states_in_memory_max=in_memory,
+            emit_at_most_every_seconds=rng.choice((0.0, 0.0, 5.0)),
         )
         for shard in self._log.shards:
             self._leases.create(Lease(shard_id=shard.shard_id))
@@ -195,7 +198,11 @@ class Schedule:
         life.is_busy = True
         try:
             yield
-            life.owed.update(self._wire.acknowledged)
+            life.owed |= {
+                key: position
+                for key, position in self._wire.acknowledged.items()
+                if key not in life.lost or position > life.lost[key]
+            }
         except Crash:
             self._end(life)
             self._mishaps.mended = True
@@ -269,7 +276,8 @@ class Schedule:
                 projection.is_away = True
                 return
             for life in self._lives:  # what was projected is lost; what still waits is not
-                projected = projection.read([*life.owed])
+                projected = projection.read(self._keys())
+                life.lost |= {key: stored.position for key, stored in projected.items()}
                 life.owed = {
                     key: position
                     for key, position in life.owed.items()
@@ -289,12 +297,14 @@ class Schedule:
             self._finish(self._holders[shards[0].number])
         for life in [*self._lives]:
             self._finish(life)
-        keys = {entry.record.partition_key for shard in self._log.shards for entry in shard.entries}
         owed: dict[str, Position] = {}
         for life in self._lives:
             for key, position in life.owed.items():
                 owed[key] = max(position, owed.get(key, position))
-        self.oracle.finished(self._states.at_rest([*keys]), self._projection.read([*keys]), owed)
+        self.oracle.finished(self._states.at_rest(self._keys()), self._projection.read(self._keys()), owed)
+
+    def _keys(self) -> list[str]:
+        return [*{entry.record.partition_key for shard in self._log.shards for entry in shard.entries}]
 
     def _finish(self, life: Life) -> None:
         with self._alive(life):

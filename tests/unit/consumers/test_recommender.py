@@ -27,7 +27,7 @@ from streamproc.worker import Ports, ShardWorker
 from streamproc_consumers import recommender
 from streamproc_consumers.demo import proof
 from streamproc_consumers.recommendation import LogPosition, Recommendation, recommendation_id
-from streamproc_consumers.recommender import ITEMS_PER_LIST, Recommender
+from streamproc_consumers.recommender import ITEMS_PER_LIST, Recommender, read_seconds
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import FOLD_VERSION, UserState
 from streamproc_models.scorer import Cascade
@@ -241,3 +241,14 @@ def test_by_a_cascade_a_list_has_the_scores_that_it_has_without(bundle: Bundle, 
         assert [probability for item, probability in few if item in of_all] == [
             of_all[item] for item, _ in few if item in of_all
         ]
+
+
+def test_how_often_a_user_is_scored_is_a_setting_and_off_by_default() -> None:
+    assert read_seconds("") == 0
+    assert read_seconds("2.5") == 2.5
+
+
+@pytest.mark.parametrize("text", ["often", "-1", "nan", "4000"])
+def test_an_interval_that_cannot_be_is_refused_with_what_to_write(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"STREAMPROC_SCORE_AT_MOST_EVERY is .* from 0 to 3600"):
+        read_seconds(text)
