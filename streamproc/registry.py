@@ -1,7 +1,6 @@
 """What a host measures: all telemetry events of its processes, summed into metrics, whoever exports them.
 
-Names follow Prometheus: base units, ``_total`` for what only grows. What a metric means is said once, in ``METRICS``;
-``docs/telemetry.md`` adds when to be alarmed.
+What a metric means is said once, in :mod:`streamproc.metric`; ``docs/telemetry.md`` adds when to be alarmed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
-from enum import Enum
 from itertools import accumulate
 from typing import Any
 
@@ -19,30 +17,13 @@ import msgspec
 
 from streamproc import telemetry as facts
 from streamproc.clock import Clock, SystemClock
+from streamproc.metric import METRICS, SHARD, Kind, Metric
 from streamproc.telemetry import TelemetryEvent, event_name
 
 #: A shard that left this host stays in the metrics for so long: more than any scraper's interval.
 RELEASED_KEPT_SECONDS = 900.0
 #: Over how long rates and ratios are taken.
 WINDOW_SECONDS = 60
-
-
-class Kind(Enum):
-    """How a metric behaves."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-class Metric(msgspec.Struct, frozen=True):
-    """The definition of a metric. ``buckets`` are upper bounds, inclusive."""
-
-    name: str
-    kind: Kind
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
 
 
 class Distribution(msgspec.Struct):
@@ -55,70 +36,6 @@ class Distribution(msgspec.Struct):
 #: Label values, in the order of the metric's labels.
 Labels = tuple[str, ...]
 Family = tuple[Metric, Mapping[Labels, float | Distribution]]
-
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-#: Coarser, since there are many: six steps a shard.
-_STEP_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
-_RECORDS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0)
-_COUNTER, _GAUGE, _HISTOGRAM = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
-_SHARD = ("shard_id",)
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("streamproc_iterator_age_seconds", _GAUGE, "How far the last read was behind the newest record", _SHARD),
-        Metric("streamproc_batch_records", _HISTOGRAM, "Records of a batch", _SHARD, _RECORDS),
-        Metric("streamproc_batch_seconds", _HISTOGRAM, "One batch, from decode to project", _SHARD, _SECONDS),
-        Metric(
-            "streamproc_batch_step_seconds",
-            _HISTOGRAM,
-            "One step of one batch: decode, load, fold, emit, publish, project",
-            ("shard_id", "step"),
-            _STEP_SECONDS,
-        ),
-        Metric("streamproc_events_folded_total", _COUNTER, "Events that went into a state", _SHARD),
-        Metric("streamproc_events_skipped_total", _COUNTER, "Events that their state held already", _SHARD),
-        Metric("streamproc_outputs_published_total", _COUNTER, "Outputs that the sink acknowledged", _SHARD),
-        Metric("streamproc_dead_letters_total", _COUNTER, "Records and outputs put aside", ("shard_id", "kind")),
-        Metric("streamproc_checkpoint_seconds", _HISTOGRAM, "Making one checkpoint durable", _SHARD, _SECONDS),
-        Metric("streamproc_checkpoint_age_seconds", _GAUGE, "How long the oldest batch waits to be durable", _SHARD),
-        Metric("streamproc_states_written_total", _COUNTER, "States made durable", _SHARD),
-        Metric("streamproc_states_superseded_total", _COUNTER, "Writes refused: a later state was there", _SHARD),
-        Metric("streamproc_leases_held", _GAUGE, "Shards that this host reads"),
-        Metric("streamproc_leases_acquired_total", _COUNTER, "Leases taken", _SHARD),
-        Metric("streamproc_leases_lost_total", _COUNTER, "Leases that another worker took", _SHARD),
-        Metric("streamproc_shards_ended_total", _COUNTER, "Shards read to their end", _SHARD),
-        Metric("streamproc_projection_away", _GAUGE, "1 while the projection cannot be written", _SHARD),
-        Metric("streamproc_aggregates_dropped_total", _COUNTER, "KPL aggregates dropped as KCL drops them", _SHARD),
-        Metric("streamproc_retention_gaps_total", _COUNTER, "Checkpoints older than the retention", _SHARD),
-        Metric("streamproc_replays_skipped_total", _COUNTER, "Replayed dead letters not folded", _SHARD),
-        Metric("streamproc_model_info", _GAUGE, "1, the model version in force", ("shard_id", "model_version")),
-        Metric("streamproc_models_offered_total", _COUNTER, "Bundles fetched and proven", ("alias",)),
-        Metric("streamproc_models_rejected_total", _COUNTER, "Bundles that cannot be used", ("alias",)),
-        Metric("streamproc_shadow_users_total", _COUNTER, "Users whom the shadow ranked for, too"),
-        Metric("streamproc_shadow_overlap_ratio", _GAUGE, "Share of the published items that the shadow has, too"),
-        Metric("streamproc_shadow_score_drift", _GAUGE, "The shadow's probabilities less the published ones"),
-        Metric("streamproc_retries_total", _COUNTER, "Calls tried again after an error that passes", ("what",)),
-        Metric("streamproc_emit_time_ratio", _GAUGE, "Share of batch time in the application's emit, last minute"),
-        Metric("streamproc_children", _GAUGE, "Processes of shards that are alive"),
-        Metric("streamproc_child_starts_total", _COUNTER, "Processes of shards that were started"),
-        Metric("streamproc_child_failures_total", _COUNTER, "Processes of shards that failed", ("exit_code",)),
-        Metric("streamproc_daemon_restarts_total", _COUNTER, "KCL's daemon ended and was started again"),
-        Metric("streamproc_children_killed_total", _COUNTER, "Processes that hung in the application's code"),
-        Metric("streamproc_shards_stuck_total", _COUNTER, "Shards that stood still for long", _SHARD),
-        Metric("streamproc_leader_locks_stale_total", _COUNTER, "Locks of a leader that is gone"),
-        Metric("streamproc_telemetry_dropped_total", _COUNTER, "Events of children lost on their way here"),
-        Metric("streamproc_snapshot_number", _GAUGE, "The last snapshot that this host added"),
-        Metric("streamproc_snapshot_bytes", _GAUGE, "Its size"),
-        Metric("streamproc_producer_events_total", _COUNTER, "Events in PutRecords calls", ("stream",)),
-        Metric("streamproc_producer_entries_failed_total", _COUNTER, "Entries that Kinesis refused", ("stream",)),
-        Metric("streamproc_producer_puts_delayed_total", _COUNTER, "Puts that waited for room in memory", ("stream",)),
-        Metric("streamproc_producer_misrouted_total", _COUNTER, "Events sent again after a reshard", ("stream",)),
-        Metric("streamproc_producer_request_bytes_total", _COUNTER, "Bytes in PutRecords calls", ("stream",)),
-        Metric("streamproc_producer_put_seconds", _HISTOGRAM, "One PutRecords call", ("stream",), _SECONDS),
-        Metric("streamproc_producer_events_waiting", _GAUGE, "Events put and not yet acknowledged", ("stream",)),
-    )
-}
 
 
 class ShardView(msgspec.Struct, frozen=True):
@@ -293,7 +210,7 @@ class Registry:
             del self._released_at[shard_id]
         series: dict[str, dict[Labels, Any]] = {**self._counters, **self._histograms}
         for name, values in series.items():
-            if METRICS[name].labels[:1] == _SHARD:
+            if METRICS[name].labels[:1] == SHARD:
                 for labels in [labels for labels in values if labels[0] in gone]:
                     del values[labels]
 
@@ -412,6 +329,36 @@ class Registry:
         self._observe("streamproc_producer_put_seconds", event.seconds, event.stream)
         self._gauges.setdefault("streamproc_producer_events_waiting", {})[(event.stream,)] = event.events_waiting
 
+    def _on_model_offered(self, event: Any) -> None:
+        self._count("streamproc_models_offered_total", event.alias)
+        self._serves(event.alias, event.model_version)
+
+    def _on_model_rejected(self, event: Any) -> None:
+        self._count("streamproc_models_rejected_total", event.alias)
+        self._serves(event.alias, event.serving)
+
+    def _serves(self, alias: str, model_version: str | None) -> None:
+        others = {labels: 1.0 for labels in self._gauges.get("streamproc_alias_info", {}) if labels[0] != alias}
+        self._gauges["streamproc_alias_info"] = (
+            others if model_version is None else {**others, (alias, model_version): 1.0}
+        )
+
+    def _on_api_started(self, event: Any) -> None:
+        self._serves(event.alias, event.model_version)
+        for store in event.stores:
+            self._on_store(store, away=False)
+
+    def _on_store(self, store: str, *, away: bool) -> None:
+        self._gauges.setdefault("streamproc_api_store_away", {})[(store,)] = float(away)
+
+    def _on_request(self, event: Any) -> None:
+        self._count("streamproc_api_requests_total", event.route, str(event.status))
+        self._observe("streamproc_api_request_seconds", event.seconds, event.route)
+
+    def _on_events(self, event: Any) -> None:
+        for outcome in ("stored", "refused", "not_acknowledged"):
+            self._count("streamproc_api_events_total", outcome, by=getattr(event, outcome))
+
 
 def _named(kind: Kind) -> list[str]:
     return [metric.name for metric in METRICS.values() if metric.kind is kind]
@@ -453,13 +400,19 @@ _HANDLERS: dict[type[TelemetryEvent], Callable[[Registry, Any], None]] = {
     facts.ReplayedSkipped: _counting("streamproc_replays_skipped_total"),
     facts.TelemetryDropped: _counting("streamproc_telemetry_dropped_total", by="events", labels=()),
 }
-#: Events of the KCL runner and of the recommender, by name: what sums knows nothing that runs.
+#: Events of the KCL runner, of the recommender and of the API, by name: what sums knows nothing that runs.
 _HANDLERS_BY_NAME: dict[str, Callable[[Registry, Any], None]] = {
-    "streamproc.model_offered": _counting("streamproc_models_offered_total", labels=("alias",)),
-    "streamproc.model_rejected": _counting("streamproc_models_rejected_total", labels=("alias",)),
+    "streamproc.model_offered": Registry._on_model_offered,
+    "streamproc.model_rejected": Registry._on_model_rejected,
     "streamproc.shadow_compared": Registry._on_shadow,
     "streamproc.daemon_died": _counting("streamproc_daemon_restarts_total", labels=()),
     "streamproc.child_killed": _counting("streamproc_children_killed_total", labels=()),
     "streamproc.shard_stuck": _counting("streamproc_shards_stuck_total"),
     "streamproc.leader_lock_stale": _counting("streamproc_leader_locks_stale_total", labels=()),
+    "streamproc.api_started": Registry._on_api_started,
+    "streamproc.request_answered": Registry._on_request,
+    "streamproc.list_answered": _counting("streamproc_api_lists_total", labels=("fallback", "state_source")),
+    "streamproc.events_answered": Registry._on_events,
+    "streamproc.store_away": lambda registry, event: registry._on_store(event.store, away=True),
+    "streamproc.store_back": lambda registry, event: registry._on_store(event.store, away=False),
 }

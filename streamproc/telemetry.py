@@ -18,7 +18,8 @@ import msgspec
 class TelemetryEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The base of all telemetry events."""
 
-    #: How a log line says it: ``warning`` is what a person should look at, though the worker goes on.
+    #: How a log line says it: ``warning`` is what a person should look at, though the worker goes on; ``debug`` comes
+    #: too often for a line each, and is for metrics.
     level: ClassVar[str] = "info"
 
 
@@ -216,6 +217,7 @@ class MetricsServed(TelemetryEvent, frozen=True, kw_only=True):
 class RecordsSent(TelemetryEvent, frozen=True, kw_only=True):
     """The producer finished one PutRecords call."""
 
+    level: ClassVar[str] = "debug"
     stream: str
     events: int
     entries: int

@@ -51,6 +51,11 @@ class Models(Protocol):
         """What to score with from the next batch on."""
         ...
 
+    @property
+    def unusable(self) -> Mapping[str, str]:
+        """The versions that cannot be used and that aliases mean all the same, by alias."""
+        ...
+
     def start(self, telemetry: Telemetry) -> None:
         """Begin to follow the aliases, and tell what happens. Every call after the first one does nothing."""
         ...
@@ -69,6 +74,7 @@ class FixedModels:
 
     def __init__(self, bundle: Bundle, alias: str = "champion") -> None:
         self.serving = Serving(alias, {alias: bundle})
+        self.unusable: Mapping[str, str] = {}
 
     def start(self, telemetry: Telemetry) -> None:
         """See :class:`Models`."""
@@ -111,6 +117,8 @@ class FollowedModels:
         self._seen: dict[str, str] = {}
         self._previous: dict[str, Bundle] = {}
         self.serving = Serving(main, {})
+        #: Replaced as a whole, as ``serving`` is.
+        self.unusable: Mapping[str, str] = {}
         for alias in (main, *others):
             self._follow(alias, patient=False)
         if main not in self.serving.bundles:
@@ -182,6 +190,7 @@ class FollowedModels:
         with self._lock:
             before = self.serving.bundles.get(alias)
             self._seen[alias] = held.token
+            self.unusable = {name: version for name, version in self.unusable.items() if name != alias}
             if before is not None and before is not bundle:
                 self._previous[alias] = before
             self.serving = Serving(self.serving.main, {**self.serving.bundles, alias: bundle})
@@ -238,6 +247,7 @@ class FollowedModels:
 
     def _tell_rejected(self, alias: str, version: str, reason: str) -> None:
         serving = self.serving.bundles.get(alias)
+        self.unusable = {**self.unusable, alias: version}
         self._emit(
             ModelRejected(
                 alias=alias,

@@ -27,11 +27,13 @@ def serve(
     address: str = "127.0.0.1",
     stop: threading.Event | None = None,
     stall_seconds: float = STALL_SECONDS,
+    shards: bool = True,
 ) -> Iterator[Telemetry]:
     """Export the metrics and the health of this host while the block runs.
 
     With a port there are ``/healthz`` and ``/readyz``, and ``/metrics`` with the exporter ``prometheus``, which is the
     default then. ``emf`` writes lines to standard output. Once ``stop`` is set the host counts as draining.
+    Without ``shards`` there is no health, which is judged by them: for a process that reads no stream.
 
     Yields the telemetry that feeds the metrics and nothing else: where events of other processes go, which wrote their
     own logs. Raises SettingsError where the options do not fit or the address cannot be used, and MissingExtra.
@@ -40,12 +42,17 @@ def serve(
     registry = Registry()
     measured = Telemetry()
     with ExitStack() as stack:
-        routes = health_routes(registry, stop.is_set if stop is not None else lambda: False, stall_seconds)
+        draining = stop.is_set if stop is not None else lambda: False
+        routes = health_routes(registry, draining, stall_seconds) if shards else {}
         if exporter == "prometheus":
             if port is None:
                 raise SettingsError("--metrics prometheus needs --metrics-port, the port that Prometheus scrapes")
             routes["/metrics"] = _exposition(registry)
         if port is not None:
+            if not routes:
+                raise SettingsError(
+                    f"--metrics-port is for --metrics prometheus, and {exporter} has nothing to serve there"
+                )
             url = stack.enter_context(listening(address, port, routes))
             telemetry.emit(MetricsServed(url=url))
         if exporter != "none" or port is not None:

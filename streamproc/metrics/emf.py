@@ -22,7 +22,8 @@ from typing import Any, TextIO, TypeVar
 import msgspec
 
 from streamproc.clock import Clock, SystemClock
-from streamproc.registry import Distribution, Family, HostView, Kind, Labels, Registry
+from streamproc.metric import Kind
+from streamproc.registry import Distribution, Family, HostView, Labels, Registry
 from streamproc.telemetry import BatchCommitted, TelemetryEvent
 
 NAMESPACE = "streamproc"
@@ -32,8 +33,8 @@ METRICS_PER_LINE_MAX = 100
 VALUES_MAX = 100
 DIMENSION_CHARACTERS_MAX = 1024
 _DISTRIBUTED = "streamproc_batch_seconds"
-#: What would be a dimension of its own for every model; it is a field of the line instead.
-_INFO = "streamproc_model_info"
+#: What would be a dimension of its own for every model; of shards it is a field of the line instead.
+_INFO = "_info"
 
 _logger = logging.getLogger("streamproc")
 T = TypeVar("T")
@@ -141,7 +142,7 @@ def emf_lines(
     """The documents of one flush. ``fields`` are in each of them; ``application`` must be among them."""
     grouped: dict[Dimensions, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name, labels, kind, value in series:
-        if name == _INFO or name.startswith(f"{_DISTRIBUTED}_"):
+        if name.endswith(_INFO) or name.startswith(f"{_DISTRIBUTED}_"):
             continue
         dimensions = tuple((label, text) for label, text in labels if label != "shard_id")
         values = grouped[dimensions][name]

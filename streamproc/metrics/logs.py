@@ -1,7 +1,8 @@
 """Telemetry as log lines: JSON for machines, text for a person at a terminal.
 
 Batches are too many to log one by one. They are summed, and one ``streamproc.progress`` line a second says what
-happened in it: events, outputs, batch times, and the iterator age of the shard that is furthest behind.
+happened in it: events, outputs, batch times, and the iterator age of the shard that is furthest behind. Events of the
+level ``debug`` are for metrics alone.
 
 In JSON, what other code writes with :mod:`logging` becomes lines too (``streamproc.logged``), so that every line of
 standard error can be parsed.
@@ -52,6 +53,8 @@ class LogWriter:
 
     def __call__(self, event: TelemetryEvent) -> None:
         """Take an event."""
+        if event.level == "debug":
+            return
         if isinstance(event, BatchCommitted):
             with self._lock:
                 self._batches.append(event)

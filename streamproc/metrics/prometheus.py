@@ -14,7 +14,8 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from streamproc.registry import Distribution, Kind, Registry
+from streamproc.metric import Kind
+from streamproc.registry import Distribution, Registry
 
 
 class _Families(Collector):

@@ -75,8 +75,8 @@ class Item(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     why: Contributions | None = None
     #: Whether it was drawn at random from the candidates behind the list; see docs/models.md.
     explored: bool = False
-    #: The probability with which the place went to this item.
-    propensity: float = 1.0
+    #: The probability with which the place went to this item; only where that is not 1.
+    propensity: float | None = None
 
 
 class _About(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -90,6 +90,8 @@ class _About(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     features_as_of: datetime | None
     #: What the list lacks, the most first; None for nothing. See docs/api.md.
     fallback: str | None
+    #: As records have it; only where trending items are offered.
+    item_snapshot: str | msgspec.UnsetType = msgspec.UNSET
     #: Where the user's state was read: none is a user without events.
     state_source: StateSource
     request_id: str
@@ -176,6 +178,8 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     arm: str
     fallback: str | None
+    #: As records have it; only where trending items are offered.
+    item_snapshot: str | msgspec.UnsetType = msgspec.UNSET
     request_id: str = msgspec.field(name="requestId")
 
 
@@ -198,6 +202,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     degraded: bool
     version: str
     model_version: str
+    #: Versions that an alias means and that cannot be used, by alias: the one before serves. The log has the reasons.
+    models_rejected: dict[str, str]
     namespace: str
     stores: list[StoreHealth]
     request_id: str

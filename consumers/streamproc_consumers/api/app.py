@@ -48,7 +48,7 @@ def create_app(
         lifespan=[lambda _: services.running()],
         logging_config=None,
     )
-    app.asgi_handler = Stamp(app.asgi_handler)
+    app.asgi_handler = Stamp(app.asgi_handler, services.telemetry)
     return app
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from streamproc.errors import SettingsError
+from streamproc.metrics import Exporter, serve as serve_metrics
 from streamproc_consumers.api.server import serve
 from streamproc_consumers.api.settings import ApiKey, ApiSettings, read_keys
 from streamproc_consumers.live.catalogue import read_catalogue
@@ -19,7 +21,7 @@ from streamproc_consumers.trending import read_trending
 EXIT_CODES = """\b
 Exit codes:
    0  stopped by SIGTERM, after the requests under way were answered
-   2  a setting or an option cannot be used, or the port is taken
+   2  a setting or an option cannot be used, or a port is taken
    3  the stream does not exist
    4  AWS cannot be reached, to ask which states serve
    5  credentials are missing, or a call was refused
@@ -113,6 +115,28 @@ Exit codes:
     help="An event that Kinesis did not acknowledge for so long is answered with 503.",
 )
 @click.option(
+    "--metrics",
+    type=click.Choice(["none", "prometheus", "emf"]),
+    envvar="STREAMPROC_API_METRICS",
+    show_envvar=True,
+    help="A scraper, or CloudWatch by lines on stdout. With a port, prometheus is the default.",
+)
+@click.option(
+    "--metrics-port",
+    type=int,
+    envvar="STREAMPROC_API_METRICS_PORT",
+    show_envvar=True,
+    help="Serve /metrics there; 0 takes a free port.",
+)
+@click.option(
+    "--metrics-address",
+    envvar="STREAMPROC_API_METRICS_ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    show_envvar=True,
+    help="Where that port listens.",
+)
+@click.option(
     "--page",
     type=click.Path(path_type=Path),
     metavar="CATALOGUE",
@@ -138,6 +162,9 @@ def api(
     cors_origins: tuple[str, ...],
     rate: float,
     acknowledge_seconds: float,
+    metrics: Exporter | None,
+    metrics_port: int | None,
+    metrics_address: str,
     page: Path | None,
     log_format: str,
 ) -> None:
@@ -172,7 +199,20 @@ def api(
         acknowledge_seconds=acknowledge_seconds,
     )
     json_logs = None if log_format == "auto" else log_format == "json"
-    if serve(settings, extra=_page(page, settings), json_logs=json_logs):
+    interrupted = serve(
+        settings,
+        extra=_page(page, settings),
+        json_logs=json_logs,
+        measured=partial(
+            serve_metrics,
+            application=f"{application}-api",
+            exporter=metrics,
+            port=metrics_port,
+            address=metrics_address,
+            shards=False,
+        ),
+    )
+    if interrupted:
         raise click.exceptions.Exit(130)
 
 

@@ -15,7 +15,15 @@ from streamproc_consumers.api.answers import Failure
 from streamproc_consumers.api.facts import RequestFailed
 from streamproc_consumers.api.stamp import request_id
 
-_BETWEEN_1_AND_100 = ("k", "numResults")
+#: What a parameter must be, where it is not.
+_MUST = {
+    "k": "be between 1 and 100",
+    "numResults": "be between 1 and 100",
+    "userId": "have 1 to 256 characters",
+    "itemId": "have 1 to 256 characters",
+    "explain": "be true or false",
+    "exclude": "be purchased, or be left out",
+}
 _CODES = {
     400: "invalid_request",
     401: "unauthorized",
@@ -89,8 +97,8 @@ def _sentence(request: Request[Any, Any, Any], error: HTTPException) -> str:
             # The framework tells the handler's argument, and the client knows the parameter.
             name, message = str(first.get("key", "")), str(first.get("message", error.detail))
             name = _PARAMETERS.get(name, name)
-            if name in _BETWEEN_1_AND_100:
-                return f"{name} must be between 1 and 100"
+            if name in _MUST:
+                return f"{name} must {_MUST[name]}"
             return f"{name}: {message}" if name else message
         if missing := _MISSING.match(error.detail):
             return f"{missing['name']} is missing"

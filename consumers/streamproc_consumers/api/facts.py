@@ -41,8 +41,41 @@ class ApiStarted(TelemetryEvent, frozen=True, kw_only=True):
     """The API answers there."""
 
     url: str
+    #: The one that is followed, and what it means now.
+    alias: str
     model_version: str
     namespace: str
+    stores: list[str]
+
+
+class RequestAnswered(TelemetryEvent, frozen=True, kw_only=True):
+    """A request got its answer."""
+
+    level: ClassVar[str] = "debug"
+    #: As it is described, with the names of its parameters; "other" for what is no route.
+    route: str
+    status: int
+    seconds: float
+
+
+class ListAnswered(TelemetryEvent, frozen=True, kw_only=True):
+    """A list was made."""
+
+    level: ClassVar[str] = "debug"
+    #: What it lacks, the most first; "none" for nothing.
+    fallback: str
+    #: Where the state was read; "item" for a list of related products, which needs none.
+    state_source: str
+
+
+class EventsAnswered(TelemetryEvent, frozen=True, kw_only=True):
+    """A request with events was worked on; one that repeats another is not."""
+
+    level: ClassVar[str] = "debug"
+    stored: int
+    #: Wrong ones; a body that is no event or batch counts as one.
+    refused: int
+    not_acknowledged: int
 
 
 class RequestFailed(TelemetryEvent, frozen=True, kw_only=True):

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from streamproc.record import Position
 from streamproc_consumers.api.answers import Contributions, StateSource
+from streamproc_consumers.api.facts import ListAnswered
 from streamproc_consumers.api.ranking import Wish, explained
 from streamproc_consumers.api.services import Services
 from streamproc_consumers.api.states import DYNAMODB, Found
@@ -31,6 +34,8 @@ class UserList(NamedTuple):
     features_as_of: datetime | None
     fallback: str | None
     why: dict[str, Contributions]
+    #: What was offered to every user, as records say it; UNSET where nothing is.
+    item_snapshot: str | msgspec.UnsetType
 
     @property
     def items(self) -> Sequence[RankedItem]:
@@ -45,6 +50,7 @@ class UserList(NamedTuple):
             "arm": self.served.arm,
             "features_as_of": self.features_as_of,
             "fallback": self.fallback,
+            "item_snapshot": self.item_snapshot,
             "state_source": self.source,
             "request_id": request_id,
         }
@@ -69,13 +75,16 @@ async def list_for(
         source, position, last_at = "unavailable", None, 0.0
     served = listed.served
     usable = explain and listed.error is None
+    fallback = _fallback(source, served)
+    services.telemetry.emit(ListAnswered(fallback=fallback or "none", state_source=source))
     return UserList(
         served,
         source,
         recommendation_id(user_id, position, served.bundle.model_version) if position else None,
         utc(last_at) if position else None,
-        _fallback(source, served),
+        fallback,
         await explained(served, found.state, exclude_purchased) if usable else {},
+        served.item_snapshot if services.settings.trending else msgspec.UNSET,
     )
 
 

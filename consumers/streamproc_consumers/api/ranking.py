@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -72,10 +72,20 @@ class Rankings:
             ranker.offer(trend)
 
     @property
+    def alias(self) -> str:
+        """Of the main arm."""
+        return self._models.serving.main
+
+    @property
     def model_version(self) -> str:
         """Of the main arm, now."""
         serving = self._models.serving
         return serving.bundles[serving.main].model_version
+
+    @property
+    def unusable(self) -> Mapping[str, str]:
+        """Versions that an alias means and that cannot be used, by alias."""
+        return self._models.unusable
 
     async def rank(self, wish: Wish) -> Listed:
         """The list."""
@@ -145,6 +155,15 @@ def _contributions(one: Explanation) -> Contributions:
 def items_of(items: Sequence[RankedItem], why: dict[str, Contributions]) -> list[Item]:
     """As they are answered."""
     return [
-        Item(one.id, one.name, one.probability, one.rank, one.source, why.get(one.id), one.explored, one.propensity)
+        Item(
+            one.id,
+            one.name,
+            one.probability,
+            one.rank,
+            one.source,
+            why.get(one.id),
+            one.explored,
+            one.propensity if one.propensity != 1 else None,
+        )
         for one in items
     ]

@@ -16,6 +16,7 @@ from streamproc_consumers.api.answers import (
     StoreHealth,
     UserRecommendations,
 )
+from streamproc_consumers.api.facts import ListAnswered
 from streamproc_consumers.api.lists import list_for
 from streamproc_consumers.api.openapi import LIST_REFUSALS, refusals
 from streamproc_consumers.api.ranking import items_of
@@ -52,6 +53,7 @@ async def personalized(
 async def related(request: AnyRequest, services: Parts, item_id: ItemQuery, k: K = 5) -> Related:
     """The items that go best with an item. The popular ones follow where nothing more is known of it."""
     items, version, lacks = services.rankings.related(item_id, k)
+    services.telemetry.emit(ListAnswered(fallback=lacks or "none", state_source="item"))
     return Related(
         item_id=item_id,
         related=items_of(items, {}),
@@ -79,7 +81,10 @@ async def recommendations(
 
 @get("/v1/health", opt={"public": True}, responses=refusals(), summary="Whether lists are answered", tags=["health"])
 async def health(request: AnyRequest, services: Parts) -> Health:
-    """200 as long as lists can be answered; ``degraded`` says that a store is away, and they come from what is left."""
+    """200 as long as lists can be answered; ``degraded`` says that a store is away, and they come from what is left.
+
+    A model that was promoted and cannot be used is in ``modelsRejected``; the one before goes on serving.
+    """
     states = services.states
     await states.look()
     stores = [StoreHealth(breaker.store, breaker.answers) for breaker in (states.redis, states.dynamodb)]
@@ -90,6 +95,7 @@ async def health(request: AnyRequest, services: Parts) -> Health:
         degraded=not all(store.ok for store in stores),
         version=streamproc.__version__,
         model_version=services.rankings.model_version,
+        models_rejected=dict(services.rankings.unusable),
         namespace=str(states.namespace),
         stores=stores,
         request_id=request_id(request.scope),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 
 import uvicorn
@@ -20,21 +23,26 @@ from streamproc_consumers.api.facts import ApiStarted
 from streamproc_consumers.api.services import open_services
 from streamproc_consumers.api.settings import ApiSettings
 
-#: Requests under way at the end have so long.
-_DRAIN_SECONDS = 10
+#: Requests under way at the end have so long beyond what an event may wait for Kinesis.
+_DRAIN_SECONDS = 5
 
 
 def serve(
-    settings: ApiSettings, *, extra: Sequence[ControllerRouterHandler] = (), json_logs: bool | None = None
+    settings: ApiSettings,
+    *,
+    extra: Sequence[ControllerRouterHandler] = (),
+    json_logs: bool | None = None,
+    measured: Callable[[Telemetry], AbstractContextManager[object]] = nullcontext,
 ) -> bool:
-    """Serve until SIGTERM or SIGINT; whether it was SIGINT. Requests under way are answered first.
+    """Serve until SIGTERM or SIGINT; whether it was SIGINT. Requests under way are answered, but for a second signal.
 
-    Raises SettingsError where the address cannot be used, and what :func:`open_services` raises.
+    ``measured`` exports what the telemetry tells, as :func:`streamproc.metrics.serve` does. Raises what it raises,
+    SettingsError where the address cannot be used, and what :func:`open_services` raises.
     """
     log = LogWriter(json=not sys.stderr.isatty() if json_logs is None else json_logs)
+    telemetry = Telemetry(log)
     try:
-        with _listener(settings) as listener:
-            telemetry = Telemetry(log)
+        with _listener(settings) as listener, measured(telemetry):
             services = open_services(settings, telemetry)
             app = create_app(settings, extra=extra, services=services)
             host, port = listener.getsockname()[:2]
@@ -46,23 +54,35 @@ def serve(
                 server_header=False,
                 date_header=True,
                 lifespan="on",
-                timeout_graceful_shutdown=_DRAIN_SECONDS,
+                timeout_graceful_shutdown=math.ceil(settings.acknowledge_seconds) + _DRAIN_SECONDS,
             )
-            server = uvicorn.Server(config)
+            server = _Server(config)
             interrupted = _remember_interrupt()
             settle_memory()  # as every runner does
             shown = f"[{host}]" if ":" in host else host
             telemetry.emit(
                 ApiStarted(
                     url=f"http://{shown}:{port}",
+                    alias=services.rankings.alias,
                     model_version=services.rankings.model_version,
                     namespace=str(services.states.namespace),
+                    stores=[breaker.store for breaker in (services.states.redis, services.states.dynamodb)],
                 )
             )
             server.run(sockets=[listener])
             return bool(interrupted)
     finally:
         log.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends at once at the second signal, as every runner does: whoever sends it does not wait for Kinesis."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See uvicorn."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
 
 
 def _listener(settings: ApiSettings) -> socket.socket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -20,6 +20,7 @@ from streamproc.state import fingerprint as id_fingerprint, is_remembered
 from streamproc_consumers.api.admission import caller_of
 from streamproc_consumers.api.answers import EventAnswer, EventIn, EventResult, Product, Submission, Submitted
 from streamproc_consumers.api.errors import Refused
+from streamproc_consumers.api.facts import EventsAnswered
 from streamproc_consumers.api.idempotency import Kept, Memory, checked_key, fingerprint
 from streamproc_consumers.api.lists import list_for
 from streamproc_consumers.api.openapi import BATCH_ANSWERS, SEND_REFUSALS, taking
@@ -36,11 +37,12 @@ from streamproc_producers.events import CartEvent
 EVENTS_MAX = 500
 _JSON = "application/json"
 _RETRY = {"Retry-After": "1"}
+_NOT_ACKNOWLEDGED = "not_acknowledged"
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 #: What is said of a batch as a whole, beside its results.
 _BATCH_REFUSALS = {
     400: ("no event of the batch can be used; see results", "invalid_batch"),
-    503: ("some events of the batch may not be stored; send it again", "not_acknowledged"),
+    503: ("some events of the batch may not be stored; send it again", _NOT_ACKNOWLEDGED),
 }
 _encode = msgspec.json.Encoder().encode
 T = TypeVar("T", EventIn, Submission)
@@ -148,6 +150,7 @@ async def submit(
             model_version=listed.served.bundle.model_version,
             arm=listed.served.arm,
             fallback=listed.fallback,
+            item_snapshot=listed.item_snapshot,
             request_id=request_id(request.scope),
         )
         return Reply(200, answer)
@@ -168,13 +171,13 @@ async def _once(
 ) -> Response[Any]:
     """Do it, or answer as the first time. What failed in a way that passes is not kept."""
     if key is None:
-        return _response(await send())
+        return _response(await _counted(services, send))
     memory, caller, mark = services.idempotency, caller_of(request.scope), fingerprint(request.url.path, body)
     known = await memory.begin(caller, key, mark)
     if isinstance(known, Kept):
         return _raw(known.status, known.body, {"Idempotent-Replayed": "true"})
     try:
-        reply = await send()
+        reply = await _counted(services, send)
     except BaseException:
         if known is Memory.FIRST:
             await asyncio.shield(memory.forget(caller, key))
@@ -188,6 +191,24 @@ async def _once(
     else:
         await memory.keep(caller, key, Kept(mark, reply.status, response.content))
     return response
+
+
+async def _counted(services: Services, send: Callable[[], Awaitable[Reply]]) -> Reply:
+    try:
+        reply = await send()
+    except Refused as error:
+        _tell(services, [error.code])
+        raise
+    results = reply.content.results if isinstance(reply.content, EventAnswer) else None
+    _tell(services, [result.code for result in results] if results is not None else [None])
+    return reply
+
+
+def _tell(services: Services, codes: Sequence[str | None]) -> None:
+    """What became of the events of a request, by the codes of those that are not stored."""
+    stored, late = codes.count(None), codes.count(_NOT_ACKNOWLEDGED)
+    refused = len(codes) - stored - late
+    services.telemetry.emit(EventsAnswered(stored=stored, refused=refused, not_acknowledged=late))
 
 
 def _response(reply: Reply) -> Response[bytes]:
@@ -209,7 +230,7 @@ async def _stored(services: Services, event: CartEvent) -> Acknowledged:
 def _refusal(error: Exception) -> Refused:
     if isinstance(error, DecodeError):
         return Refused(400, error.reason, "invalid_event")
-    return Refused(503, f"the event may not be stored: {error}; send it again", "not_acknowledged", _RETRY)
+    return Refused(503, f"the event may not be stored: {error}; send it again", _NOT_ACKNOWLEDGED, _RETRY)
 
 
 async def _send_batch(request: AnyRequest, services: Services, body: bytes, key: str | None) -> Reply:
@@ -229,7 +250,7 @@ async def _send_batch(request: AnyRequest, services: Services, body: bytes, key:
     sent = iter(await services.sending.send([each for each in checked if isinstance(each, CartEvent)]))
     results = [_result(each, next(sent)) if isinstance(each, CartEvent) else _wrong(each) for each in checked]
     failures = {result.code for result in results if not result.ok}
-    if "not_acknowledged" in failures:
+    if _NOT_ACKNOWLEDGED in failures:
         status = 503
     elif not failures:
         status = 202

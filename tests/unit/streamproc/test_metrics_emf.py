@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from streamproc import telemetry as facts
+from streamproc.metric import Kind, Metric
 from streamproc.metrics.emf import EmfWriter, Increases, emf_lines
-from streamproc.registry import Kind, Metric, Registry
+from streamproc.registry import Registry
 
 # From the JSON schema of the "Specification: Embedded metric format".
 UNITS = re.compile(r"Seconds|Microseconds|Milliseconds|Bytes|Kilobytes|Megabytes|Percent|Count|Count/Second|None")

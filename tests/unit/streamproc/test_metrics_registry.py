@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-import streamproc_consumers.facts  # noqa: F401  # its events are metrics, too
+import streamproc_consumers.api.facts
+import streamproc_consumers.facts  # noqa: F401  # their events are metrics, too
 from streamproc import telemetry as facts
 from streamproc.health import health, readiness
-from streamproc.registry import METRICS, RELEASED_KEPT_SECONDS, Distribution, Kind, Registry
+from streamproc.metric import METRICS, Kind
+from streamproc.registry import RELEASED_KEPT_SECONDS, Distribution, Registry
 from streamproc.runners.kcl.runner import DaemonDied
 from streamproc.runners.kcl.watchdog import ShardStuck
 from streamproc.telemetry import TelemetryEvent

@@ -17,6 +17,7 @@ from streamproc.namespace import Namespace
 from streamproc.producer import Acknowledged
 from streamproc.projections.redis import BODY, prefix_of
 from streamproc.record import Position
+from streamproc.registry import Registry
 from streamproc.state import StoredState, encode_stored, fingerprint, remember
 from streamproc.states.memory import MemoryStates
 from streamproc.telemetry import Telemetry, TelemetryEvent
@@ -134,8 +135,10 @@ class Running:
 
     def __init__(self, settings: ApiSettings, bundle: Bundle) -> None:
         self.redis, self.producer, self.store = FakeRedis(), FakeProducer(), FakeStates(NAMESPACE)
+        #: What the log has.
         self.told: list[TelemetryEvent] = []
-        telemetry = Telemetry(self.told.append)
+        self.registry = Registry()
+        telemetry = Telemetry(self._note, self.registry)
         client: Any = self.redis
         self.states = States(settings, NAMESPACE, telemetry, client=client, store=self.store)
         self.services = Services(
@@ -148,6 +151,14 @@ class Running:
         )
         self.app: Litestar = create_app(settings, services=self.services)
         self.http: TestClient[Litestar] = TestClient(self.app, base_url="http://127.0.0.1")
+
+    def _note(self, event: TelemetryEvent) -> None:
+        if event.level != "debug":
+            self.told.append(event)
+
+    def measured(self, name: str) -> dict[tuple[str, ...], Any]:
+        """The values of a metric, by its labels."""
+        return next(dict(values) for metric, values in self.registry.collect() if metric.name == name)
 
     def put(self, *events: CartEvent, redis: bool = True, store: bool = False) -> StoredState:
         """What the recommender would have of these events of one user."""

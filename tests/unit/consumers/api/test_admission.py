@@ -166,3 +166,27 @@ def test_the_command_says_in_one_sentence_what_is_missing(arguments: list[str], 
 def test_a_redis_url_that_is_none_is_named() -> None:
     with pytest.raises(SettingsError, match="nonsense"):
         redis_client(with_settings(redis_url="nonsense"))
+
+
+@pytest.mark.parametrize("path", [HEALTH, LIST, "/docs", "/nothing", "/v1/events"])
+def test_head_is_answered_as_get_without_the_body(api: Running, path: str) -> None:
+    got, head = api.http.get(path), api.http.head(path)
+    assert head.status_code == got.status_code
+    assert head.headers["Content-Length"] == str(len(got.content))
+    assert head.content == b""
+    assert head.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("userId=", "userId must have 1 to 256 characters"),
+        ("userId=" + "x" * 257, "userId must have 1 to 256 characters"),
+        ("k=5", "userId is missing"),
+        ("userId=ann&explain=maybe", "explain must be true or false"),
+        ("userId=ann&exclude=bought", "exclude must be purchased, or be left out"),
+    ],
+)
+def test_a_wrong_parameter_is_told_in_words_of_the_api(api: Running, query: str, says: str) -> None:
+    answer = api.http.get(f"/v1/recommendations/personalized?{query}")
+    assert (answer.status_code, answer.json()["error"]) == (400, says)
