@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -34,8 +31,9 @@ from streamproc_consumers.recommendation import Recommendation
 from streamproc_consumers.recommender import ITEMS_PER_LIST, Recommender
 from streamproc_models.bundle import load
 
+from .api_process import serving
+
 Run = Any
-Process = subprocess.Popen[bytes]
 USER = "ann"
 _START_SECONDS = 60.0
 
@@ -58,40 +56,6 @@ class Redis:
 
     def kill(self) -> None:
         self._child.stop()
-
-
-@contextmanager
-def serving(
-    stack: LocalStack, folder: Path, **environment: str
-) -> Iterator[tuple[httpx.Client, subprocess.Popen[Any]]]:
-    """``streamproc api`` on a free port."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))}
-    log = folder / "api.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streamproc", "api", "--port", "0", "--rate", "0", "--log-format", "json"],
-            env={**own, **stack.environment(), **environment},
-            stderr=output,
-        )
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not (url := _url(log)):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, "the API did not start in time"
-            time.sleep(0.05)
-        with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
-            yield client, process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _url(log: Path) -> str:
-    for line in log.read_text().splitlines():
-        said = json.loads(line)
-        if said["event"] == "streamproc.api_started":
-            return str(said["url"])
-    return ""
 
 
 @pytest.fixture
@@ -139,7 +103,8 @@ def test_lists_are_those_of_the_recommender_and_survive_the_loss_of_redis_under_
         "STREAMPROC_STREAM": name,
         "STREAMPROC_RECOMMENDER_NAME": name,
     }
-    with serving(local_aws, tmp_path, **settings) as (http, process):
+    with serving(local_aws, tmp_path, **settings) as api:
+        http = api.http
         # Events go in, and are counted once however often they are sent.
         events = [{"event_type": "view", "user_id": USER, "item_id": item} for item in bundle.catalogue.ids[:3]]
         first = http.post("/v1/events", json=events, headers={"Idempotency-Key": "k1"})
@@ -175,8 +140,8 @@ def test_lists_are_those_of_the_recommender_and_survive_the_loss_of_redis_under_
             http.post("/v1/events", json=events[0])  # whoever shops is projected again
             until(lambda: answered["redis"] > 20)
         assert not http.get("/v1/health").json()["degraded"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        api.process.send_signal(signal.SIGINT)
+        assert api.process.wait(30) == 130
     run.stop()
     assert run.failure is None
 

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from datetime import datetime
+
 from streamproc_models.bundle import Bundle
+from streamproc_models.items import Item
 from streamproc_models.related import related
+from streamproc_models.training import TrainingSettings, learn
+from streamproc_producers.events import CartEvent
 
 
 def test_what_is_bought_with_an_item_is_related_to_it(bundle: Bundle) -> None:
@@ -24,3 +29,22 @@ def test_popular_items_fill_what_the_links_leave_open(bundle: Bundle) -> None:
     found = related(bundle, "i05", 39)
     assert len({item.item_id for item in found}) == 39
     assert found[-1].source == "popular"
+
+
+def test_all_generators_of_a_bundle_propose_those_of_category_and_brand_among_them(
+    shop_log: list[CartEvent], cut: datetime, shop_items: dict[str, Item]
+) -> None:
+    def sources(generators: tuple[str, ...], item_id: str) -> dict[str, str]:
+        settings = TrainingSettings(generators=generators, trees_max=2, episodes=2)
+        found = related(learn(shop_log, cut, items=shop_items, settings=settings), item_id, 40)
+        return {item.item_id: item.source for item in found if item.source != "popular"}
+
+    of_brand = [item_id for item_id, item in shop_items.items() if item.brand == shop_items["i09"].brand != ""]
+    of_category = [item_id for item_id, item in shop_items.items() if item.category == shop_items["i09"].category]
+    assert sources(("category", "brand"), "i09") == {
+        **dict.fromkeys(set(of_brand) - {"i09"}, "brand"),
+        **dict.fromkeys(set(of_category) - {"i09"}, "category"),
+    }
+    with_others = sources(("together", "category", "brand"), "i09")
+    assert with_others.keys() >= {*of_brand, *of_category} - {"i09"}
+    assert "together" in with_others.values()

@@ -33,11 +33,25 @@ export async function json(address, options) {
   try {
     reply = await fetch(address, options);
   } catch {
-    throw new ApiError("The shop cannot be reached.", 0);
+    throw new ApiError(await whyUnreached(new URL(address, location.href).origin), 0);
   }
   const body = await reply.json().catch(() => null);
   if (!reply.ok) throw new ApiError(body?.error || `The shop answered with ${reply.status}.`, reply.status);
+  if (body === null) throw new ApiError(`${address} is no JSON.`, reply.status);
   return body;
+}
+
+/** Browsers do not tell a page that CORS kept an answer from it; but whether there is one, they do. */
+async function whyUnreached(origin) {
+  if (origin === location.origin) return "The shop cannot be reached.";
+  const answers = await fetch(origin, { mode: "no-cors" }).then(() => true, () => false);
+  if (!answers) return `The shop's API at ${origin} cannot be reached.`;
+  return `The shop's API at ${origin} does not let this page call it: it has to allow ${location.origin} (streamproc api --cors-origin).`;
+}
+
+/** A random name; without TLS, browsers have no crypto.randomUUID. */
+export function unique() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 export class Api {
@@ -69,7 +83,7 @@ export class Api {
 
   /** Send one event, or several at once. A second try has the same key, so that it cannot count twice. */
   async send(events) {
-    const headers = { ...this.headers, "Content-Type": "application/json", "Idempotency-Key": crypto.randomUUID() };
+    const headers = { ...this.headers, "Content-Type": "application/json", "Idempotency-Key": unique() };
     const body = JSON.stringify(events.length === 1 ? events[0] : events);
     for (let attempt = 1; ; attempt++) {
       try {

@@ -1,6 +1,6 @@
 // The page: who shops, what an action does, and when the list is asked for again.
 
-import { Api, configuration, json } from "./api.js";
+import { Api, configuration, json, unique } from "./api.js";
 import { Cart } from "./cart.js";
 import { $, asName, el, plural, priceIn, text } from "./dom.js";
 import { List } from "./list.js";
@@ -21,7 +21,7 @@ class Page {
     if (catalogue.currency) priceIn(catalogue.currency);
     this.products = new Map(catalogue.products.map((product) => [product.id, { ...product, name: asName(product.name, product.id) }]));
     this.shoppers = catalogue.shoppers ?? [];
-    this.session = crypto.randomUUID();
+    this.session = unique();
     this.user = null;
     this.engine = null;
     /** Counts the actions; a list that was asked for before the last one is not shown. */
@@ -69,7 +69,7 @@ class Page {
 
   buy() {
     const lines = this.cart.buy();
-    const order = `order-${crypto.randomUUID()}`;
+    const order = `order-${unique()}`;
     const events = lines.map(({ product, quantity }) => this.event("purchase", product, { quantity, order_id: order }));
     if (events.length) this.act(events, `You bought ${plural(events.length, "product")}.`);
   }
@@ -156,7 +156,7 @@ function notice(sentence) {
 
 /** A shopper that nobody knows yet. */
 function newShopper() {
-  return `guest-${crypto.randomUUID().slice(0, 8)}`;
+  return `guest-${unique().slice(0, 8)}`;
 }
 
 try {

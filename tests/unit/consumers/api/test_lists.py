@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from streamproc.errors import StateUnreadable
-from streamproc.processor import Changed
+from streamproc.processor import Changed, Snapshot
 from streamproc.projections.redis import prefix_of
 from streamproc_consumers.api import ranking
 from streamproc_consumers.api.facts import StateUnusable, StoreAway, StoreBack
@@ -18,8 +18,10 @@ from streamproc_consumers.api.gathering import Gathered
 from streamproc_consumers.api.ranking import Rankings, Wish
 from streamproc_consumers.recommender import ITEMS_PER_LIST, Recommender
 from streamproc_consumers.reload import FixedModels
+from streamproc_consumers.trending import trend_of
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import decode_state, new_state
+from streamproc_models.features.trending import Trending, TrendingSnapshot
 from streamproc_producers.events import CartEvent
 
 from .conftest import AWAY, NAMESPACE, SETTINGS, Running
@@ -204,6 +206,34 @@ def test_related_items_come_from_the_generators_and_unknown_ones_get_what_is_pop
     unknown = api.http.get("/v1/recommendations/related", params={"itemId": "no such item"}).json()
     assert unknown["fallback"] == "unknown_item"
     assert len(unknown["related"]) == 5
+
+
+def test_with_what_is_trending_a_list_names_the_snapshot_as_the_record_does(
+    start: Callable[..., Running], history: list[CartEvent], bundle: Bundle
+) -> None:
+    api = start(msgspec.structs.replace(SETTINGS, trending=2, bucket="bucket"))
+    stored = api.put(*history)
+    assert api.list_of("ann")["itemSnapshot"] == f"bundle:{bundle.model_version}"
+    ids = bundle.catalogue.ids[-2:]
+    data = msgspec.json.encode(TrendingSnapshot(0.0, ids, [2.0, 1.0]))
+    snapshot = Snapshot(7, Trending.version, data, {}, 0.0)
+    api.services.rankings.offer(trend_of(snapshot, 2))
+    recommender = Recommender(bundle, trending=2)
+    recommender.use_snapshot(snapshot)
+    (record,) = recommender.emit([Changed("ann", decode_state(stored.state), stored.position, history[-1].at, 1)])
+    assert record.item_snapshot == f"bundle:{bundle.model_version}+trending:7/2"
+    short = api.http.get("/recommendations/ann").json()
+    event = {"event_type": "view", "item_id": "item-1"}
+    submitted = api.send({"user_id": "ann", "event": event}, path="/submit").json()
+    assert api.list_of("ann")["itemSnapshot"] == record.item_snapshot
+    assert short["itemSnapshot"] == submitted["item_snapshot"] == record.item_snapshot
+
+
+def test_without_what_is_trending_a_list_names_no_snapshot(api: Running, history: list[CartEvent]) -> None:
+    api.put(*history)
+    assert "itemSnapshot" not in api.list_of("ann")
+    event = {"event_type": "view", "item_id": "item-1"}
+    assert "item_snapshot" not in api.send({"user_id": "ann", "event": event}, path="/submit").json()
 
 
 def test_the_short_route_answers_the_same_list(api: Running, history: list[CartEvent]) -> None:

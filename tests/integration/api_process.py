@@ -1,0 +1,64 @@
+"""``streamproc api`` as its users run it: a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from streamproc.local import LocalStack
+
+_START_SECONDS = 60.0
+
+
+class ApiProcess:
+    """The process, a client for it, and its log."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+        deadline = time.monotonic() + _START_SECONDS
+        while not (started := self.said("streamproc.api_started")):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "the API did not start in time"
+            time.sleep(0.05)
+        self.url = str(started[0]["url"])
+        self.http = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log about an event."""
+        lines = self.log.read_text().splitlines(keepends=True)
+        told = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [line for line in told if line["event"] == event]
+
+
+@contextmanager
+def serving(stack: LocalStack, folder: Path, *arguments: str, **environment: str) -> Iterator[ApiProcess]:
+    """The API on this stack, killed at the end where it still runs."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))}
+    log = folder / "api.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                *[sys.executable, "-m", "streamproc", "api", "--port", "0", "--rate", "0"],
+                "--log-format=json",
+                *arguments,
+            ],
+            env={**own, **stack.environment(), **environment},
+            stderr=output,
+        )
+    try:
+        api = ApiProcess(process, log)
+        with api.http:
+            yield api
+    finally:
+        process.kill()
+        process.wait()
