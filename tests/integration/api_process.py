@@ -1,4 +1,4 @@
-"""``streamproc api`` as its users run it: a process of its own, on a free port."""
+"""``streamproc api`` as its users run it: a process of its own, on a free port; and a log to train its models on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,26 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from streamproc.local import LocalStack
+from streamproc_producers.events import CartEvent
+from streamproc_producers.simulate import Shop, simulate
 
+#: Where the log ends.
+CUT = datetime(2026, 1, 1, tzinfo=UTC)
 _START_SECONDS = 60.0
+
+
+def two_months() -> list[CartEvent]:
+    """Enough of a simulated shop to train a booster on in a second."""
+    shop = Shop(users=40, items=60, rate=4_000 / timedelta(days=60).total_seconds(), seed=1)
+    return list(islice(simulate(shop, CUT - timedelta(days=60)), 4_000))
 
 
 class ApiProcess:

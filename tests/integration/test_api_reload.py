@@ -6,7 +6,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,9 @@ from streamproc_models.scorer import Scorer
 from streamproc_models.training import TrainingSettings, train
 from streamproc_producers.simulate import Shop, simulate
 
-from .api_process import ApiProcess, serving
+from .api_process import CUT, ApiProcess, serving, two_months
 
 Until = Callable[[Callable[[], bool]], None]
-START = datetime(2026, 1, 1, tzinfo=UTC)
 USERS = [f"user-{number}" for number in range(20)]
 K = 10
 
@@ -40,9 +39,9 @@ K = 10
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two versions with a booster each, whose lists differ."""
-    log = list(islice(simulate(Shop(users=40, items=60, rate=4_000 / 5_184_000, seed=1), START - timedelta(60)), 4_000))
+    log = two_months()
     first, second = (tmp_path_factory.mktemp(name) for name in ("first", "second"))
-    train(log, START, first, items={}, settings=TrainingSettings(trees_max=10))
+    train(log, CUT, first, items={}, settings=TrainingSettings(trees_max=10))
     train(log[:3_000], log[-1].ts, second, items={}, settings=TrainingSettings(trees_max=5))
     return first, second
 
@@ -136,7 +135,7 @@ def test_promotions_under_load_fail_no_request_and_a_bad_model_is_named_while_th
     point(first)
     states = {}
     namespace, client = serving_namespace(name, name), redis.Redis.from_url(local_aws.redis_url)
-    shopping = simulate(Shop(users=20, items=60, rate=1.0, seed=3), START)
+    shopping = simulate(Shop(users=20, items=60, rate=1.0, seed=3), CUT)
     for user, events in zip(USERS, iter(lambda: list(islice(shopping, 12)), None), strict=False):
         state = new_state()
         for event in events:
