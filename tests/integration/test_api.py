@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -9,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -206,3 +208,34 @@ def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(
     assert says in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
     assert "Traceback" not in ended.stderr
+
+
+def test_an_interrupt_answers_what_is_under_way_and_a_second_one_ends_at_once(
+    local_aws: LocalStack, model: Path, tmp_path: Path
+) -> None:
+    name, kinesis = f"shop-{uuid.uuid4().hex[:8]}", local_aws.process_ids["kinesis"]
+    local_aws.create_stream(name, 1)
+    settings = {
+        "STREAMPROC_MODEL": str(model),
+        "STREAMPROC_STREAM": name,
+        "STREAMPROC_RECOMMENDER_NAME": name,
+        "STREAMPROC_API_ACKNOWLEDGE_SECONDS": "1",
+    }
+    event = {"event_type": "view", "user_id": USER, "item_id": "item-1"}
+    with serving(local_aws, tmp_path, **settings) as api, ThreadPoolExecutor(1) as caller:
+        os.kill(kinesis, signal.SIGSTOP)
+        try:
+            under_way = caller.submit(api.http.post, "/v1/events", json=event)
+            while not under_way.running():
+                time.sleep(0.01)
+            assert httpx.get(f"{api.url}/v1/health", trust_env=False).status_code == 200
+            api.process.send_signal(signal.SIGINT)
+            answer = under_way.result()
+            assert (answer.status_code, answer.json()["code"]) == (503, "not_acknowledged")
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert api.process.poll() is None, "the producer still has the event"
+            api.process.send_signal(signal.SIGINT)
+            assert api.process.wait(5) == 130
+        finally:
+            os.kill(kinesis, signal.SIGCONT)
+    assert "Traceback" not in api.log.read_text()

@@ -7,7 +7,7 @@ import secrets
 import time
 from typing import Any
 
-from litestar.enums import HttpMethod, ScopeType
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamproc.telemetry import Telemetry
@@ -53,7 +53,7 @@ class Stamp:
         head = scope["method"] == "HEAD"
         if head:
             # The server's own scope stays as it is.
-            scope = {**scope, "method": HttpMethod.GET}
+            scope = {**scope, "method": "GET"}
         started, status = time.perf_counter(), 0
 
         async def stamped(message: Message) -> None:

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 
 from streamproc.alias import Rebuilds
 from streamproc.aws import aws_client
-from streamproc.clock import Clock
+from streamproc.clock import Clock, SystemClock
 from streamproc.errors import SettingsError, StateUnreadable
 from streamproc.namespace import Namespace
 from streamproc.projections.redis import BODY, prefix_of
@@ -92,6 +92,8 @@ class States:
     ) -> None:
         self._settings = settings
         self._telemetry = telemetry
+        self._clock = clock or SystemClock()
+        self._looked_at = float("-inf")
         self._client: Any = client  # redis-py types its commands for both kinds of clients at once
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="streamproc-states")
         self.redis = Breaker(REDIS, settings.rest_seconds, telemetry, clock)
@@ -127,8 +129,14 @@ class States:
         self._telemetry.emit(StateUnusable(store=source, user_id=user_id, error=f"{type(error).__name__}: {error}"))
 
     async def look(self) -> None:
-        """Ask each store that may be asked for nothing in particular, so that its health is known."""
-        await self.read("#health")
+        """Ask each store that may be asked for nothing in particular, so that its health is known.
+
+        Not more often than a store that failed is tried again: whoever asks for health needs no key.
+        """
+        now = self._clock.monotonic()
+        if now - self._looked_at >= self._settings.rest_seconds:
+            self._looked_at = now
+            await self.read("#health")
 
     async def follow(self) -> None:
         """Follow the alias until cancelled. A look that fails changes nothing."""

@@ -141,6 +141,12 @@ def test_with_both_stores_away_there_is_a_list_that_says_so(api: Running, histor
     assert [store["ok"] for store in health.json()["stores"]] == [False, False]
 
 
+def test_health_asks_the_stores_no_more_often_than_one_that_failed_is_tried(api: Running) -> None:
+    for _ in range(5):
+        assert not api.http.get("/v1/health").json()["degraded"]
+    assert api.redis.commands == 1
+
+
 def test_an_empty_redis_does_not_make_a_new_user_of_one_whom_dynamodb_cannot_tell_of(api: Running) -> None:
     api.store.away = AWAY
     assert api.list_of("ann")["stateSource"] == "unavailable"
