@@ -159,3 +159,42 @@ def test_an_origin_that_may_not_call_and_an_api_that_is_gone_are_told_in_words(
     site.api.process.wait()
     page.reload()
     expect(notice).to_have_text(f"The shop's API at {site.api.url} cannot be reached.", timeout=30_000)
+
+
+@pytest.mark.parametrize(
+    ("item", "fallback", "says", "lacks"),
+    [
+        ({"source": "trending"}, None, "trending now", ""),
+        ({"source": "category"}, "stored_state", "of a kind you like", "as of the last checkpoint"),
+        ({"source": "covisit", "explored": True}, "state_unavailable", "something new", "stores of states are away"),
+    ],
+)
+def test_each_place_says_in_words_why_it_is_there_and_the_list_what_it_lacks(
+    tmp_path: Path,
+    opened: tuple[Page, list[str]],
+    item: dict[str, object],
+    fallback: str | None,
+    says: str,
+    lacks: str,
+) -> None:
+    page, complaints = opened
+    sold = tmp_path / "sold.json"
+    sold.write_bytes(msgspec.json.encode(Catalogue([Product("p1", "A lamp")])))
+    files = tmp_path / "site"
+    with web_server(files) as port:
+        api = f"http://127.0.0.1:{port}"
+        arguments = [str(files), "--api", api, "--catalogue", str(sold)]
+        CliRunner().invoke(command, arguments, catch_exceptions=False, standalone_mode=False)
+        answer = {
+            "userId": "ann",
+            "items": [{"id": "p1", "name": "", "score": 0.5, "rank": 1, **item}],
+            "modelVersion": "v1",
+            "arm": "champion",
+            "featuresAsOf": None,
+            "fallback": fallback,
+        }
+        page.route("**/v1/recommendations/personalized?**", lambda route: route.fulfill(json=answer))
+        page.goto(api)
+        expect(page.locator(".place .why")).to_contain_text(says, timeout=30_000)
+        expect(page.locator("#list-foot")).to_contain_text(lacks)
+    assert not complaints

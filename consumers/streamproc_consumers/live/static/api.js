@@ -1,6 +1,8 @@
 // The HTTP API, and where it is. The shop needs nothing but the /v1 routes.
 
 const TRIES = 2;
+/** Sources of related products that say nothing of what is bought with them. */
+const ALONE = new Set(["popular", "category", "brand", "text"]);
 
 /** A request that was answered with an error, or not at all; the message is for people. */
 export class ApiError extends Error {
@@ -66,12 +68,12 @@ export class Api {
     return json(`${this.base}/v1/recommendations/personalized?${query}`, { headers: this.headers, signal });
   }
 
-  /** Ids of what goes with a product, the best first; asked once a product. */
+  /** Ids of what is bought with a product, the best first; asked once a product. */
   related(itemId) {
     if (!this.knownRelated.has(itemId)) {
       const query = new URLSearchParams({ itemId, k: 60 });
       const asked = json(`${this.base}/v1/recommendations/related?${query}`, { headers: this.headers })
-        .then((reply) => (reply.fallback ? [] : reply.related.filter((item) => item.source !== "popular").map((item) => item.id)))
+        .then((reply) => (reply.fallback ? [] : reply.related.filter((item) => !ALONE.has(item.source)).map((item) => item.id)))
         .catch(() => {
           this.knownRelated.delete(itemId);
           return [];

@@ -9,6 +9,7 @@ const LACKS = {
   few_candidates: "filled up with what is popular",
   no_neighbours: "own and popular products: nothing goes with them",
   stale_model: "the model is older than a month",
+  stored_state: "as of the last checkpoint",
   state_unavailable: "what is popular: the stores of states are away",
 };
 

@@ -3,6 +3,7 @@
 const SOURCES = {
   history: "you buy this often",
   popular: "popular now",
+  trending: "trending now",
 };
 
 const ago = (days) => (days < 1 ? "today" : days < 2 ? "yesterday" : days < 14 ? `${Math.round(days)} days ago` : `${Math.round(days / 7)} weeks ago`);
@@ -35,6 +36,8 @@ const GENERATORS = [
   [/^text/, "similar to what you like"],
   [/^(ease|ridge)/, "shoppers like you buy this"],
   [/^(encoder|session_knn)/, "fits this visit"],
+  [/^category/, "of a kind you like"],
+  [/^brand/, "of a brand you like"],
   [/.*/, "goes with what you like"],
 ];
 
@@ -44,6 +47,7 @@ const GENERATORS = [
  */
 export function why(item, basket, inCart) {
   if (inCart) return "in your cart";
+  if (item.explored) return "something new for you";
   const own = (item.why?.sources ?? [item.source]).includes("history");
   if (!own) {
     const [beside] = basket.filter((product) => product.related.includes(item.id))
