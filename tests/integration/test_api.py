@@ -210,6 +210,32 @@ def test_what_keeps_it_from_starting_is_one_sentence_and_an_exit_code(
     assert "Traceback" not in ended.stderr
 
 
+def test_it_starts_without_redis_and_before_a_recommender_made_its_tables_and_says_what_lists_lack(
+    local_aws: LocalStack, model: Path, tmp_path: Path
+) -> None:
+    name = f"shop-{uuid.uuid4().hex[:8]}"
+    local_aws.create_stream(name, 1)
+    settings = {
+        "STREAMPROC_MODEL": str(model),
+        "STREAMPROC_STREAM": name,
+        "STREAMPROC_RECOMMENDER_NAME": name,
+        "STREAMPROC_REDIS_URL": f"redis://{HOST}:1/0",
+    }
+    event = {"event_type": "view", "user_id": USER, "item_id": "item-1"}
+    with serving(local_aws, tmp_path, **settings) as api:
+        found = _list(api.http)
+        assert (found["stateSource"], found["fallback"]) == ("unavailable", "state_unavailable")
+        assert len(found["items"]) == ITEMS_PER_LIST
+        sent = [api.http.post("/v1/events", json=event, headers={"Idempotency-Key": "k1"}) for _ in range(2)]
+        assert [answer.status_code for answer in sent] == [202, 202]
+        assert len({answer.json()["eventId"] for answer in sent}) == 1
+        submitted = api.http.post("/submit", json={"user_id": USER, "event": {"event_type": "view", "item_id": "x"}})
+        assert (submitted.status_code, submitted.json()["fallback"]) == (200, "state_unavailable")
+        health = api.http.get("/v1/health")
+        assert (health.status_code, health.json()["degraded"]) == (200, True)
+        assert {line["store"] for line in api.said("streamproc.store_away")} == {"redis", "dynamodb"}
+
+
 def test_an_interrupt_answers_what_is_under_way_and_a_second_one_ends_at_once(
     local_aws: LocalStack, model: Path, tmp_path: Path
 ) -> None:

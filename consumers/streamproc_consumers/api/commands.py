@@ -94,7 +94,7 @@ Exit codes:
     multiple=True,
     show_envvar=True,
     metavar="ORIGIN",
-    help="Pages from there may call; repeatable.",
+    help="Pages from there may call; repeatable, and in the variable apart by spaces.",
 )
 @click.option(
     "--rate",
