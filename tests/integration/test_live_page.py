@@ -216,6 +216,19 @@ def test_a_challenger_is_promoted_past_the_gate_and_rolled_back_and_lists_say_wh
     expect(champion).to_have_attribute("data-version", str(first), timeout=30_000)
 
 
+def test_the_engine_room_shows_where_events_stand_how_late_lists_are_and_whose_models_make_them(opened: Opened) -> None:
+    page = opened()
+    add(page, 2)
+    own = page.locator("tr.own").first
+    expect(own.locator(".shard")).to_have_text(re.compile(r"^\d+$"))
+    expect(own.locator("td").last).to_have_attribute("title", re.compile(r"^shardId-\d{12} \d+"))
+    for figure in ("rate", "age", "sent", "p50", "p95", "p99"):
+        expect(page.locator(f"[data-figure={figure}] dd")).to_have_text(re.compile(r"\d"), timeout=10_000)
+    expect(page.locator(".chart svg")).to_have_attribute("aria-label", re.compile(r"^Histogram of \d+ latencies: half"))
+    champion = page.locator(".versions li", has=page.get_by_text("champion", exact=True)).get_attribute("data-version")
+    expect(page.locator(f".arms li[data-arm=champion][data-version='{champion}']")).to_be_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_axe_finds_no_serious_fault(opened: Opened, size: tuple[int, int], scheme: str) -> None:

@@ -133,7 +133,7 @@ class FakeStates(MemoryStates):
 class Running:
     """An API on its fakes, called in this process."""
 
-    def __init__(self, settings: ApiSettings, bundle: Bundle) -> None:
+    def __init__(self, settings: ApiSettings, bundle: Bundle, rankings: Rankings | None = None) -> None:
         self.redis, self.producer, self.store = FakeRedis(), FakeProducer(), FakeStates(NAMESPACE)
         #: What the log has.
         self.told: list[TelemetryEvent] = []
@@ -144,7 +144,7 @@ class Running:
         self.services = Services(
             settings=settings,
             telemetry=telemetry,
-            rankings=Rankings(FixedModels(bundle), None),
+            rankings=rankings or Rankings(FixedModels(bundle), None),
             states=self.states,
             sending=Sending(self.producer, settings.acknowledge_seconds),
             idempotency=Idempotency(settings, client, self.states.redis),
@@ -194,8 +194,8 @@ AWAY = ServiceUnreachable("Redis: connection refused")
 def start(bundle: Bundle) -> Iterator[Callable[..., Running]]:
     with ExitStack() as stack:
 
-        def run(settings: ApiSettings = SETTINGS) -> Running:
-            running = Running(settings, bundle)
+        def run(settings: ApiSettings = SETTINGS, rankings: Rankings | None = None) -> Running:
+            running = Running(settings, bundle, rankings)
             stack.enter_context(running.http)
             return running
 

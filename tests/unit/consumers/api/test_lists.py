@@ -16,8 +16,9 @@ from streamproc_consumers.api import ranking
 from streamproc_consumers.api.facts import StateUnusable, StoreAway, StoreBack
 from streamproc_consumers.api.gathering import Gathered
 from streamproc_consumers.api.ranking import Rankings, Wish
+from streamproc_consumers.arms import Experiment
 from streamproc_consumers.recommender import ITEMS_PER_LIST, Recommender
-from streamproc_consumers.reload import FixedModels
+from streamproc_consumers.reload import FixedModels, Serving
 from streamproc_consumers.trending import trend_of
 from streamproc_models.bundle import Bundle
 from streamproc_models.features import decode_state, new_state
@@ -212,6 +213,42 @@ def test_related_items_come_from_the_generators_and_unknown_ones_get_what_is_pop
     unknown = api.http.get("/v1/recommendations/related", params={"itemId": "no such item"}).json()
     assert unknown["fallback"] == "unknown_item"
     assert len(unknown["related"]) == 5
+
+
+def test_in_an_experiment_each_user_gets_the_list_and_the_arm_that_the_recommender_publishes(
+    start: Callable[..., Running], bundle: Bundle, make_event: MakeEvent
+) -> None:
+    other = msgspec.structs.replace(bundle.manifest, model_version="other")
+    models = FixedModels(bundle)
+    models.serving = Serving(
+        "champion", {"champion": bundle, "challenger": msgspec.structs.replace(bundle, manifest=other, booster=None)}
+    )
+    experiment = Experiment("autumn", {"champion": 0.5, "challenger": 0.5}, exploration=0.5)
+    api, recommender = start(SETTINGS, Rankings(models, experiment)), Recommender(models, experiment=experiment)
+    seen = set()
+    for number in range(20):
+        event = make_event(number, f"user-{number}", "item-3")
+        stored = api.put(event)
+        (record,) = recommender.emit([Changed(stored.key, decode_state(stored.state), stored.position, event.at, 1)])
+        found = api.list_of(stored.key, k=ITEMS_PER_LIST)
+        assert (found["arm"], found["modelVersion"], found["recommendationId"], found["fallback"]) == (
+            record.arm,
+            record.model_version,
+            record.recommendation_id,
+            record.fallback,
+        )
+        assert [
+            (item["id"], item["score"], item.get("explored", False), item.get("propensity", 1))
+            for item in found["items"]
+        ] == [(item.id, item.probability, item.explored, item.propensity) for item in record.items]
+        seen.add((found["arm"], found["fallback"]))
+    assert {arm for arm, _ in seen} == {"champion", "challenger"}
+    assert ("challenger", "no_model") in seen
+
+
+def test_a_place_that_nothing_drew_has_no_propensity(api: Running, history: list[CartEvent]) -> None:
+    api.put(*history)
+    assert not any({"propensity", "explored"} & item.keys() for item in api.list_of("ann")["items"])
 
 
 def test_with_what_is_trending_a_list_names_the_snapshot_as_the_record_does(
