@@ -177,6 +177,7 @@ def test_promotions_under_load_fail_no_request_and_a_bad_model_is_named_while_th
         assert sum(lists.values()) >= answers
         # No recommender ran, so that its table is not there.
         assert api.measured("streamproc_api_store_away") == {("redis",): 0, ("dynamodb",): 1}
+    assert not process.said("streamproc.request_answered"), "a line a request"
     assert not api.failures
     assert api.lists == lists_of(loaded[0], states) | lists_of(loaded[1], states)
     differ = [user for user in USERS if api.lists[user, first] != api.lists[user, second]]

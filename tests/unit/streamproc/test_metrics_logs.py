@@ -53,6 +53,14 @@ def test_progress_of_several_shards_lists_each_ones_age_and_position() -> None:
     assert line["positions"] == {ONE: "a:1", TWO: "b:1"}
 
 
+def test_what_comes_with_every_request_is_for_metrics_and_no_line() -> None:
+    sent = facts.RecordsSent(
+        stream="s", events=1, entries=1, entries_failed=0, request_bytes=9, seconds=0.01, events_waiting=0
+    )
+    assert sent.level == "debug"
+    assert written(sent) == []
+
+
 def test_an_empty_read_is_no_line_and_the_age_is_the_last_reads() -> None:
     (line,) = written(
         committed(ONE, 60_000),

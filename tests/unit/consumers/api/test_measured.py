@@ -103,12 +103,6 @@ def test_the_version_that_serves_an_alias_is_named_and_of_a_rejected_one_it_is_t
     assert api.measured("streamproc_alias_info") == {("champion", "v3"): 1}
 
 
-def test_what_comes_with_every_request_is_no_line_of_the_log(api: Running) -> None:
-    api.list_of("ann")
-    api.send(VIEW)
-    assert api.told == []
-
-
 def test_without_shards_there_are_metrics_and_no_health_that_is_judged_by_them() -> None:
     with (
         pytest.raises(SettingsError, match="--metrics-port is for --metrics prometheus, and emf has nothing"),
