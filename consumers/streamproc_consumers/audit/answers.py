@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from streamproc_consumers.audit.columns import Names
+from streamproc_consumers.audit.codes import Names, array_of
 from streamproc_consumers.audit.report import Answered, rate_interval
 from streamproc_producers.events import EventType
 
@@ -30,32 +30,32 @@ class Answers:
     def add(self, lists: pl.DataFrame, events: pl.DataFrame) -> None:
         """The distinct lists and events of some users, and all of theirs, with the ``order`` of their positions."""
         lists = lists.select("user", "group", "event", "items", "order").with_row_index("list")
-        answered = self._answered(lists, events)
-        longest = int(lists["items"].list.len().max() or 0)  # type: ignore[arg-type] # a count
-        shown = lists.group_by("group", "user", pl.col("items").list.len().alias("length")).agg(
-            units=pl.len().cast(pl.Float64)
-        )
-        for rank in range(longest + 1):
-            of_rank = answered.filter(pl.col("rank") == rank) if rank else answered.unique(["list", "kind"])
-            hits = of_rank.group_by("group", "user").agg(
-                *((pl.col("kind") == kind).sum().cast(pl.Float64).alias(kind) for kind in _KINDS)
+        hits = _hits(self._answered(lists, events))
+        length = pl.col("items").list.len().cast(pl.Int32).alias("length")
+        shown = lists.group_by("group", "user", length).agg(units=pl.len().cast(pl.Float64))
+        first = 0
+        # Ranks that the same lists have are of the same users.
+        for last in shown["length"].unique().sort():
+            ranks = pl.DataFrame({"rank": range(first, last + 1)}, {"rank": pl.Int32})
+            units = pl.col("units")
+            users = shown.filter(pl.col("length") >= last).group_by("group", "user").agg(units.sum())
+            sums = users.group_by("group").agg(units.sum(), users=pl.len().cast(pl.Float64), units2=(units**2).sum())
+            of_kinds = (
+                hits.join(ranks, on="rank", how="semi")
+                .join(users, on=["group", "user"])
+                .group_by("group", "rank")
+                .agg(
+                    *(pl.col(kind).sum() for kind in _KINDS),
+                    *((pl.col(kind) ** 2).sum().alias(f"{kind}2") for kind in _KINDS),
+                    *((pl.col(kind) * units).sum().alias(f"{kind}_units") for kind in _KINDS),
+                )
             )
-            users = (
-                shown.filter(pl.col("length") >= rank)
-                .group_by("group", "user")
-                .agg(pl.col("units").sum())
-                .join(hits, on=["group", "user"], how="left")
-                .with_columns(pl.col(*_KINDS).fill_null(0.0))
+            self._sums.append(
+                sums.join(ranks, how="cross")
+                .join(of_kinds, on=["group", "rank"], how="left")
+                .with_columns(pl.col(pl.Float64).fill_null(0.0))
             )
-            sums = [pl.len().cast(pl.Float64).alias("users"), pl.col("units").sum()]
-            sums.append((pl.col("units") ** 2).sum().alias("units2"))
-            for kind in _KINDS:
-                sums += [
-                    pl.col(kind).sum(),
-                    (pl.col(kind) ** 2).sum().alias(f"{kind}2"),
-                    (pl.col(kind) * pl.col("units")).sum().alias(f"{kind}_units"),
-                ]
-            self._sums.append(users.group_by("group").agg(sums).with_columns(rank=pl.lit(rank)))
+            first = last + 1
 
     def told(self) -> list[Answered]:
         """By version, arm and rank; rank 0 is any of the list's items."""
@@ -100,7 +100,9 @@ class Answers:
         )
         found = []
         for kind, types in _KINDS.items():
-            of_kind = events.filter(pl.col("type").is_in([str(each) for each in types])).sort("order")
+            of_kind = events.filter(pl.col("type").is_in(array_of([self._names.labels[each] for each in types]))).sort(
+                "order"
+            )
             found.append(
                 shown.join_asof(
                     of_kind.select("user", "item", "order", "at"),
@@ -114,3 +116,13 @@ class Answers:
                 .select("list", "group", "user", "rank", kind=pl.lit(kind))
             )
         return pl.concat(found)
+
+
+def _hits(answered: pl.DataFrame) -> pl.DataFrame:
+    """How many answers of each kind a user's lists have at each rank; rank 0 is any of the list's items."""
+    of_list = answered.unique(["list", "kind"]).with_columns(rank=pl.lit(0, pl.Int32))
+    return (
+        pl.concat([answered, of_list])
+        .group_by("group", "user", "rank")
+        .agg((pl.col("kind") == kind).sum().cast(pl.Float64).alias(kind) for kind in _KINDS)
+    )

@@ -86,7 +86,6 @@ def audit(
     for path in (json_path, html_path):
         if path is not None and not path.parent.is_dir():
             raise SettingsError(f"{path} cannot be written: its folder does not exist")
-    from streamproc_consumers.audit.page import render
     from streamproc_consumers.audit.run import Plan, audit as audit_of
 
     plan = Plan(
@@ -109,6 +108,8 @@ def audit(
     if json_path is not None:
         _write(json_path, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     if html_path is not None:
+        from streamproc_consumers.audit.page import render
+
         _write(html_path, render(report).encode())
     if not report.sound:
         raise click.exceptions.Exit(1)

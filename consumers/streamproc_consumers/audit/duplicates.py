@@ -9,7 +9,7 @@ import msgspec
 import polars as pl
 
 from streamproc.landed import Landed
-from streamproc_consumers.audit.lines import LISTS, Reader
+from streamproc_consumers.audit.lines import LISTS, lines_of
 from streamproc_consumers.audit.report import Findings
 from streamproc_consumers.audit.spill import Spill
 
@@ -45,10 +45,9 @@ class Ids:
 
 def _contents(lines: pl.DataFrame, objects: Sequence[Landed]) -> Iterator[pl.DataFrame]:
     """What the lines say, as a hash, beside their whole id."""
-    reader = Reader(LISTS)
     for (number,), rows in lines.group_by("object", maintain_order=True):
         at = int(number)
-        said = [_said(text) for text in reader.lines_of(at, objects[at], rows["line"].to_list())]
+        said = [_said(text) for text in lines_of(LISTS, at, objects[at], rows["line"].to_list())]
         yield rows.with_columns(
             name=pl.Series([name for name, *_ in said], dtype=pl.String),
             snapshot=pl.Series([snapshot for _, snapshot, _ in said], dtype=pl.String),

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from streamproc_consumers.audit.columns import Names
+from streamproc_consumers.audit.codes import Names
 from streamproc_consumers.audit.report import Day, Drift, Group, Lag
 
 _BY = ["day", "group"]
@@ -45,8 +45,8 @@ class Figures:
     def __init__(self, names: Names) -> None:
         self._names = names
         self._fallbacks, self._bins, self._scores = Counts(), Counts(), Counts()
-        #: Whether an item, by its code, is in a list of the group.
-        self._shown: defaultdict[int, np.ndarray] = defaultdict(lambda: np.zeros(0, np.bool_))
+        #: Whether an item, by its code, is in a list of the group; of None, in an event.
+        self._there: defaultdict[int | None, np.ndarray] = defaultdict(lambda: np.zeros(0, np.bool_))
         self._propensities: dict[int, tuple[float, float]] = {}
         self.lists = self.empty = self.early = 0
         self.published: tuple[int, int] | None = None
@@ -70,26 +70,36 @@ class Figures:
         score = (pl.col("top").clip(0, 1) * _SCORE_BINS).floor().cast(pl.Int32).alias("bin")
         scored = frame.filter(pl.col("top").is_not_null())
         self._scores.add(scored.group_by(*_BY, score).agg(n=pl.len().cast(pl.Int64)))
-        items = frame["items"].explode().drop_nulls().to_numpy()
-        of_group = np.repeat(frame["group"].to_numpy(), frame["places"].to_numpy())
         bounds = frame.group_by("group").agg(pl.col("propensity").min().alias("low"), pl.col("propensity").max())
         for group, least, most in bounds.iter_rows():
-            shown = np.pad(self._shown[group], (0, len(self._names.items) - len(self._shown[group])))
-            shown[items[of_group == group]] = True
-            self._shown[group] = shown
+            lists = frame["items"].filter(frame["group"] == group)
+            self._note(group, lists.explode().drop_nulls().to_numpy())
             known = self._propensities.get(group, (least, most))
             self._propensities[group] = (min(least, known[0]), max(most, known[1]))
 
+    def add_events(self, frame: pl.DataFrame) -> None:
+        """Note the items of archived events."""
+        self._note(None, frame["item"].to_numpy())
+
+    def _note(self, group: int | None, items: np.ndarray) -> None:
+        there = self._there[group]
+        self._there[group] = there = np.pad(there, (0, len(self._names.items) - len(there)))
+        there[items] = True
+
     def groups(self, users: dict[int, int]) -> list[Group]:
         """One for each version and arm; ``users`` are counted elsewhere."""
+        if not self.lists:
+            return []
         fallbacks, bins, scores = (counts.sums() for counts in (self._fallbacks, self._bins, self._scores))
-        labels = dict(enumerate(self._names.fallbacks))
+        labels = list(self._names.labels)
+        known = len(np.unique(np.concatenate([np.flatnonzero(there) for there in self._there.values()])))
         found = []
-        for (version, arm), code in sorted(self._names.groups.items()):
+        told = self._names.labelled(pl.DataFrame({"group": list(self._propensities)}, {"group": pl.UInt64}))
+        for code, version, arm in told.sort("version", "arm").iter_rows():
             mine = pl.col("group") == code
             of_group, lags = fallbacks.filter(mine), bins.filter(mine)
-            lists, items = int(of_group["n"].sum()), int(self._shown[code].sum())
-            fallen = {labels[each]: n for each, n in of_group.group_by("fallback").agg(pl.col("n").sum()).iter_rows()}
+            lists, items = int(of_group["n"].sum()), int(self._there[code].sum())
+            fallen = dict(of_group.drop_nulls("fallback").group_by("fallback").agg(pl.col("n").sum()).iter_rows())
             found.append(
                 Group(
                     model_version=version,
@@ -98,10 +108,10 @@ class Figures:
                     users=users.get(code, 0),
                     propensity_min=self._propensities[code][0],
                     propensity_max=self._propensities[code][1],
-                    fallbacks={label: fallen[label] / lists for label in sorted(filter(None, fallen))},
+                    fallbacks={labels[each]: fallen[each] / lists for each in sorted(fallen, key=labels.__getitem__)},
                     empty_share=int(of_group.filter("empty")["n"].sum()) / lists,
                     items=items,
-                    coverage=items / len(self._names.items) if items else 0.0,
+                    coverage=items / known if items else 0.0,
                     published=_lag(lags.filter(pl.col("lag") == "published")),
                     landed=_lag(lags.filter(pl.col("lag") == "landed")),
                     score=_mean(scores.filter(mine)),
@@ -114,7 +124,7 @@ class Figures:
         if not self.lists:
             return []
         scores = self._scores.sums()
-        fallen = pl.col("n").filter(pl.col("fallback") != self._names.fallbacks[None])
+        fallen = pl.col("n").filter(pl.col("fallback").is_not_null())
         rows = self._fallbacks.sums().group_by(_BY).agg(lists=pl.col("n").sum(), fallen=fallen.sum())
         return [
             Day(

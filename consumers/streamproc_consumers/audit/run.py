@@ -23,11 +23,13 @@ from streamproc.landed import Landed
 from streamproc.leases.dynamodb import DynamoDBLeases
 from streamproc.namespace import Namespace
 from streamproc.stream import stream_created_at
-from streamproc_consumers.audit.columns import EventRows, ListRows, Names, Rows, place_of
+from streamproc_consumers.audit.codes import Names
+from streamproc_consumers.audit.columns import EventRows, ListRows, Rows
 from streamproc_consumers.audit.duplicates import Ids
 from streamproc_consumers.audit.figures import Figures
 from streamproc_consumers.audit.lines import EVENTS, LISTS, NOT_JSON, SCHEMA, Form, Read, Reader
 from streamproc_consumers.audit.objects import objects_in
+from streamproc_consumers.audit.places import place_of
 from streamproc_consumers.audit.report import FAULTS, NOTES, Findings, Report
 from streamproc_consumers.audit.tables import Tables
 from streamproc_consumers.audit.users import END, Users
@@ -84,7 +86,7 @@ def audit(plan: Plan, begun: Callable[[int], Callable[[int], None]]) -> Report:
         def read(form: Form[Any], rows: Rows[Any], place: list[Landed]) -> Iterator[pl.DataFrame]:
             nonlocal text_bytes
             bad = _BadLines(place, findings)
-            for part in Reader(form).read(place):
+            for part in Reader(form, names).read(place):
                 text_bytes += len(part.piece.text)
                 count(part.piece.stored_bytes)
                 bad.add(part)
@@ -103,6 +105,7 @@ def audit(plan: Plan, begun: Callable[[int], Callable[[int], None]]) -> Report:
                 tables.add(frame, objects)
         for frame in read(EVENTS, EventRows(archived, names), archived):
             users.add_events(frame)
+            figures.add_events(frame)
         if tables is not None:
             tables.close()
         distinct = ids.judge(objects, findings)

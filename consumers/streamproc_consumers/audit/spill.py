@@ -14,6 +14,8 @@ _ROWS_MAX = 400_000
 class Spill:
     """Frames are added; each partition is then read once. Rows of equal ``key`` (UInt64) are in one partition.
 
+    A column that only some of the frames have is null in the others' rows.
+
     With one partition nothing is written.
     """
 
@@ -26,7 +28,7 @@ class Spill:
         self._written = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Add rows. All frames have the same columns."""
+        """Add rows."""
         self._frames.append(frame)
         self._rows += frame.height
         if self.partitions > 1 and self._rows >= _ROWS_MAX:
@@ -37,7 +39,7 @@ class Spill:
             return
         # The upper bits: the lower ones choose the place in the hash tables of what is then computed.
         part = pl.col(self._key) // 2**40 % self.partitions
-        frame = pl.concat(self._frames).with_columns(part.alias("_part"))
+        frame = pl.concat(self._frames, how="diagonal").with_columns(part.alias("_part"))
         self._frames, self._rows = [], 0
         for (number,), rows in frame.partition_by("_part", as_dict=True, include_key=False).items():
             folder = self._folder / f"{number}"
@@ -48,12 +50,12 @@ class Spill:
     def read(self) -> Iterator[pl.DataFrame | None]:
         """Each partition; None for an empty one. What is read is deleted."""
         if self.partitions == 1:
-            yield pl.concat(self._frames) if self._frames else None
+            yield pl.concat(self._frames, how="diagonal") if self._frames else None
             self._frames = []
             return
         self._flush()
         for number in range(self.partitions):
             files = sorted((self._folder / f"{number}").glob("*.arrow"))
-            yield pl.concat([pl.read_ipc(file) for file in files]) if files else None
+            yield pl.concat([pl.read_ipc(file) for file in files], how="diagonal") if files else None
             for file in files:
                 file.unlink()

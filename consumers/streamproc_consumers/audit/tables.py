@@ -83,7 +83,7 @@ class Tables:
                 arm="arm",
                 propensity="propensity",
                 fallback="label",
-                shard_id=pl.lit("shardId-") + pl.col("shard"),
+                shard_id=pl.lit("shardId-") + pl.col("shard").cast(pl.String).str.zfill(12),
                 sequence_number="sequence",
                 sub_sequence_number="sub",
                 features_as_of=pl.col("known").cast(TIME),

@@ -9,14 +9,15 @@ from pathlib import Path
 import polars as pl
 
 from streamproc.landed import Landed
+from streamproc_consumers.audit import places
 from streamproc_consumers.audit.answers import Answers
-from streamproc_consumers.audit.columns import Names, position_of
+from streamproc_consumers.audit.codes import Names
 from streamproc_consumers.audit.figures import lag_from, lag_of
 from streamproc_consumers.audit.report import Answered, Findings, Lag
 from streamproc_consumers.audit.spill import Spill
 
-_LISTS = ["user", "place", "known", "event", "published", "id", "object", "line", "group", "items"]
-_EVENTS = ["user", "place", "id", "item", "type", "at", "arrived", "object", "line"]
+_LISTS = ["user", "shard", places.COLUMNS, "known", "event", "published", "id", "object", "line", "group", "items"]
+_EVENTS = ["user", "shard", places.COLUMNS, "id", "item", "type", "at", "arrived", "object", "line"]
 #: Behind every place.
 END = "~"
 
@@ -48,7 +49,8 @@ class Users:
         self._checkpoints = checkpoints
         self._put_aside = list(put_aside)
         self._landed_before = landed_before
-        self._published_up_to: dict[str, str] = {}
+        #: The last position of each shard.
+        self._published_up_to: pl.DataFrame | None = None
         self.events = self.count = 0
         #: By the code of the version and arm.
         self.of_group: Counter[int] = Counter()
@@ -58,8 +60,10 @@ class Users:
     def add_lists(self, frame: pl.DataFrame) -> None:
         """Note the lists of a frame."""
         self._lists.add(frame.select(_LISTS))
-        for shard, place in frame.group_by("shard").agg(pl.col("place").max()).iter_rows():
-            self._published_up_to[shard] = max(place, self._published_up_to.get(shard, ""))
+        last = [places.last_of_shards(frame)]
+        if self._published_up_to is not None:
+            last.append(self._published_up_to)
+        self._published_up_to = places.last_of_shards(pl.concat(last, how="diagonal"))
 
     def add_events(self, frame: pl.DataFrame) -> None:
         """Note archived events."""
@@ -70,20 +74,15 @@ class Users:
         """Tell the findings, and count."""
         answers, arrivals = Answers(self._names, self._window_seconds), []
         for lists, events in zip(self._lists.read(), self._events.read(), strict=True):
+            lists, events = _ordered(lists, events)
             if lists is not None:
-                # Positions are long text; within the partition numbers order them as well.
-                places = lists["place"] if events is None else pl.concat([lists["place"], events["place"]])
-                order = places.rank("dense").cast(pl.UInt32).alias("order")
-                lists = lists.drop("place").with_columns(order[: lists.height])
-                if events is not None:
-                    events = events.with_columns(order[lists.height :])
                 self._order(lists, objects, findings)
                 self.count += lists["user"].n_unique()
                 for group, users in lists.group_by("group").agg(pl.col("user").n_unique()).iter_rows():
                     self.of_group[group] += users
             if events is not None:
                 # Archived twice is one event, and a producer's duplicate changes nothing: no list is of it.
-                events = events.sort("place").unique("place", keep="first", maintain_order=True)
+                events = events.sort("order").unique("order", keep="first", maintain_order=True)
                 events = events.unique(["user", "id"], keep="first", maintain_order=True)
                 self._gaps(lists, events, archived, findings)
                 if lists is not None:
@@ -116,13 +115,15 @@ class Users:
     def _gaps(
         self, lists: pl.DataFrame | None, events: pl.DataFrame, archived: Sequence[Landed], findings: Findings
     ) -> None:
-        open_ = events.filter(~pl.col("place").is_in(self._put_aside))
+        open_ = events
         if lists is not None:
             # What is behind another event of its user goes with it: only the last ones can be beyond every list.
             last = lists.group_by("user").agg(pl.col("order").max().alias("last"))
             open_ = open_.join(last, on="user", how="left").filter(
                 pl.col("last").is_null() | (pl.col("order") > pl.col("last"))
             )
+        open_ = open_.with_columns(place=pl.Series(places.texts_of(open_), dtype=pl.String))
+        open_ = open_.filter(~pl.col("place").is_in(self._put_aside))
         if not open_.height:
             return
         limits = self._limits(open_["place"].str.head(12).unique().to_list())
@@ -134,7 +135,7 @@ class Users:
             "missing_position",
             missing.height,
             [
-                f"{position_of(place)}: {archived[at].name}, line {line}"
+                f"{places.position_of(place)}: {archived[at].name}, line {line}"
                 for place, at, line in missing.head(findings.wanted("missing_position"))
                 .select("place", "object", "line")
                 .iter_rows()
@@ -144,10 +145,26 @@ class Users:
     def _limits(self, shards: Sequence[str]) -> dict[str, str]:
         """The last place of each shard that is due."""
         if self._checkpoints is None:
-            return {shard: self._published_up_to.get(shard, "") for shard in shards}
+            last = [] if self._published_up_to is None else places.texts_of(self._published_up_to)
+            return dict.fromkeys(shards, "") | {place[:12]: place for place in last}
         # A lease that is gone was read to its end, and its children's are there: no other is deleted.
         first = min(self._checkpoints, default="")
         return {shard: self._checkpoints.get(shard, END if shard < first else "") for shard in shards}
+
+
+def _ordered(*frames: pl.DataFrame | None) -> tuple[pl.DataFrame | None, ...]:
+    """The frames with the ``order`` of their positions, in all of them together."""
+    there = [frame for frame in frames if frame is not None]
+    if not there:
+        return frames
+    orders = places.orders_of(pl.concat([frame.select("shard", places.COLUMNS) for frame in there], how="diagonal"))
+    first, ordered = 0, []
+    for frame in frames:
+        if frame is not None:
+            frame = frame.with_columns(orders.slice(first, frame.height))
+            first += frame.height
+        ordered.append(frame)
+    return tuple(ordered)
 
 
 def _where(lines: pl.DataFrame, objects: Sequence[Landed]) -> list[str]:
