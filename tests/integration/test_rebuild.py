@@ -128,7 +128,7 @@ class World:
         self.stack = stack
         self.kinesis = stack.client("kinesis")
         self.events: list[tuple[str, int, Position]] = []
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()
 
     def put(self, count: int) -> None:
@@ -145,27 +145,33 @@ class World:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMPROC_"))}
         return {**own, **self.settings, "FOLD": fold}
 
-    def start(self, *arguments: str, fold: str = "mended") -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "streamproc", *arguments, "-A", "totals:app"],
-            env=self.environment(fold),
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *arguments: str, fold: str = "mended") -> subprocess.Popen[bytes]:
+        # Files: nobody reads while it runs, and a pipe that is full would hold it up.
+        out, err = self.texts(len(self.processes))
+        with out.open("w") as stdout, err.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "streamproc", *arguments, "-A", "totals:app"],
+                env=self.environment(fold),
+                cwd=self.folder,
+                stdout=stdout,
+                stderr=stderr,
+            )
         self.processes.append(process)
         return process
 
-    def ended(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
-        out, err = process.communicate(timeout=120)
+    def texts(self, number: int) -> tuple[Path, Path]:
+        return self.folder / f"{number}.out", self.folder / f"{number}.err"
+
+    def ended(self, process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
+        code = process.wait(timeout=120)
+        out, err = (path.read_text() for path in self.texts(self.processes.index(process)))
         assert "Traceback" not in err, err
-        return process.returncode, out, err
+        return code, out, err
 
     def command(self, *arguments: str, fold: str = "mended") -> tuple[int, str, str]:
         return self.ended(self.start(*arguments, fold=fold))
 
-    def stop(self, process: subprocess.Popen[str]) -> None:
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGTERM)
         code, _, err = self.ended(process)
         assert code == 0, err
@@ -211,10 +217,11 @@ class World:
 def world(local_aws: LocalStack, tmp_path: Path) -> Iterator[World]:
     made = World(local_aws, tmp_path)
     yield made
-    for process in made.processes:
-        if process.poll() is None:
-            process.kill()
-        print(process.args, *process.communicate(), sep="\n")  # noqa: T201  # what a failed test is read with
+    for number, process in enumerate(made.processes):
+        process.kill()
+        process.wait()
+        texts = (path.read_text() for path in made.texts(number))
+        print(process.args, *texts, sep="\n")  # noqa: T201  # what a failed test is read with
 
 
 def totals_of(states: dict[str, StoredState]) -> dict[str, int]:
@@ -247,7 +254,7 @@ def test_mended_states_are_folded_beside_the_running_application_and_serve_after
         running = world.start(*words, *origin, "--records-max", "8")
         until(lambda: any(number.isdigit() for number, _ in world.checkpoints(shadow).values()))
         running.kill()
-        running.communicate()
+        running.wait()
         assert world.checkpoints(shadow) != world.checkpoints(world.name), "it was killed on its way"
         code, _, err = world.command("rebuild", "switch", "--to", "mended")
         assert code == 6, "the live one runs"
