@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamproc import fold
-from streamproc.checkpoint import Checkpoints, Durable
+from streamproc.checkpoint import Checkpoints
 from streamproc.deadletter import Kind
 from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.errors import StreamprocError, is_transient
@@ -97,20 +97,12 @@ def _ended_by_its_first_part(advance: Any) -> Any:
     return end
 
 
-def _at_what_is_done(advance: Any) -> Any:
+def _at_what_is_done(advance_checkpoint: Any) -> Any:
     def ahead(self: Any, until: float) -> Any:
-        durable = advance(self, until)
-        return durable and Durable(self._worker_done, *durable[1:])
+        durable = advance_checkpoint(self, until)
+        return durable and durable._replace(position=self._done)
 
     return ahead
-
-
-def _told_what_is_done(begins: Any) -> Any:
-    def told(self: Any, done: Position) -> Any:
-        self._worker_done = done
-        return begins(self, done)
-
-    return told
 
 
 def _only_when_its_time_is_over(emit_waiting: Any) -> Any:
@@ -368,7 +360,9 @@ MUTATIONS: dict[str, list[Mutation]] = {
     "anybody moves the lease": [Mutation(MemoryLeases, "checkpoint", _checkpoint_unconditionally)],
     "the lease moves before the states are durable": [Mutation(Checkpoints, "_write", _durable_one_checkpoint_late)],
     "a checkpoint ends with its first part": [Mutation(Checkpoints, "advance", _ended_by_its_first_part)],
-    "the lease moves to what was done since the checkpoint began": [Mutation(Checkpoints, "advance", _at_what_is_done)],
+    "the lease moves to what was done since the checkpoint began": [
+        Mutation(ShardWorker, "advance_checkpoint", _at_what_is_done)
+    ],
     "a state that changed since a checkpoint began is clean": [
         Mutation(KeyStates, "stored", _what_changed_since_is_clean)
     ],
