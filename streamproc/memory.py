@@ -8,9 +8,10 @@ import sys
 
 #: Allocations between two looks at the young objects; Python's own 700 look several times in every batch.
 _YOUNG_OBJECTS_MAX = 50_000
-#: glibc's number for the option, and its bound: see mallopt(3).
-_M_ARENA_MAX = -8
+#: glibc's options and what they are set to: see mallopt(3).
+_M_ARENA_MAX, _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -8, -3, -1
 _ARENAS_MAX = 2
+_BYTES_KEPT = 32 << 20
 
 
 def settle_memory() -> None:
@@ -22,11 +23,17 @@ def settle_memory() -> None:
 
     glibc gives threads heaps of their own, up to eight times as many as there are processors. Shards come and go, each
     with its threads, and what is free in one heap serves no thread of another: two heaps bound what is held idle.
+
+    By default it also maps each large array anew and gives its pages back at once; the kernel clears every page again,
+    which takes longer than most of what a batch does with them. So arrays come from the heap, which keeps its pages
+    until :func:`release_memory`.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS_MAX, 20, 20)
     _glibc("mallopt", _M_ARENA_MAX, _ARENAS_MAX)
+    _glibc("mallopt", _M_MMAP_THRESHOLD, _BYTES_KEPT)
+    _glibc("mallopt", _M_TRIM_THRESHOLD, 2 * _BYTES_KEPT)
 
 
 def release_memory() -> None:
