@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamproc_models.catalogue import UNKNOWN, Catalogue
 from streamproc_models.features.columns import Columns
 from streamproc_models.filters import Filter
-from streamproc_models.retrieval.base import Scored, Scores
+from streamproc_models.retrieval.base import TABLE_PAIRS_MAX, Scored, Scores
 
 #: Users a call at most: keys of a user, a score and a place must fit 63 bits, and the work the processor's caches.
 USERS_MAX = 512
@@ -83,8 +83,8 @@ def candidates(
     if users > USERS_MAX:
         raise ValueError(f"{users} users in one call: at most {USERS_MAX} fit the sort keys")
     scored: list[Scored] = [generator.scored(columns, items) for generator in catalogue.generators]
-    own_codes, own_records = _history(columns, items)
-    proposed = [own_codes]
+    own = _history(columns, items)
+    proposed = [own.codes]
     best = np.zeros((len(scored), users), dtype=np.float32)
     for number, one in enumerate(scored):
         codes, best[number] = _top(one, users, items, catalogue.proposed_max)
@@ -94,24 +94,25 @@ def candidates(
     if len(trending):
         proposed.append(np.broadcast_to(trending, (users, len(trending))))
 
-    pairs = _Pairs(proposed, own_records, items, catalogue.proposed_max, personal=1 + len(scored))
+    pairs = _Pairs(proposed, items, catalogue.proposed_max, personal=1 + len(scored))
     if filters:
         cells = np.flatnonzero(pairs.stands)
         for one_filter in filters:
-            cells = cells[one_filter.keeps(columns, catalogue, pairs.codes_of(cells), pairs.records_of(cells))]
+            of_users, codes = pairs.users_of(cells), pairs.codes_of(cells)
+            cells = cells[one_filter.keeps(columns, catalogue, codes, own.records_of(of_users, pairs.own_of(cells)))]
         pairs.keep(cells)
     cells, offsets = pairs.first(catalogue.candidates_max)
     of_users, codes = np.repeat(np.arange(users), np.diff(offsets)), pairs.codes_of(cells)
     keys = of_users * items + codes
-    shape = len(scored), len(cells)
+    sources, ranks = pairs.said_of(cells)
     return Candidates(
         offsets,
         of_users,
         codes,
-        pairs.sources_of(cells),
-        pairs.records_of(cells),
-        np.array([_at(one, keys, users * items) for one in scored], dtype=np.float32).reshape(shape),
-        np.array([pairs.ranks_of(cells, number) for number, _ in enumerate(scored, 1)], np.float32).reshape(shape),
+        sources,
+        own.records_of(of_users, pairs.own_of(cells)),
+        np.array([_at(one, keys, users * items) for one in scored], np.float32).reshape(len(scored), len(cells)),
+        ranks[1 : 1 + len(scored)],
         best,
     )
 
@@ -123,104 +124,108 @@ _NO_PLACE = np.int16(0x7FFF)
 class _Pairs:
     """What the sources propose to each user, put together: a row a user, and in it a *cell* a proposal.
 
-    A row is sorted by item code and then by source, so that an item's cells stand together, of each source one at most.
-    The first of them *stands* for the (user, item) pair. Sorting many short rows takes a tenth of one long sort.
+    A cell is one number: item code, source, and twice the place that the source gives the item. A row is sorted, so an
+    item's cells stand together, of each source one at most. The first of them *stands* for the (user, item) pair.
+    Sorting many short rows takes a tenth of one long sort.
     """
 
-    def __init__(
-        self,
-        proposed: Sequence[NDArray[np.int64]],
-        own_records: NDArray[np.int64],
-        items: int,
-        proposed_max: int,
-        *,
-        personal: int,
-    ) -> None:
+    def __init__(self, proposed: Sequence[NDArray[np.int64]], items: int, proposed_max: int, *, personal: int) -> None:
         """``proposed`` has for each source the codes [users, places], and ``items`` where there is none.
 
-        The history is the first source, with ``own_records`` beside its codes. The first ``personal`` sources know the
-        user, and the others propose the same to everybody.
+        The history is the first source. The first ``personal`` sources know the user, and the others propose the same
+        to everybody.
         """
+        self._sources, self._proposed_max = len(proposed), proposed_max
         widths = [codes.shape[1] for codes in proposed]
-        cells = sum(widths)
-        bits = cells.bit_length()
-        # Small keys sort several times faster.
+        self._place_bits = (2 * max(*widths, proposed_max)).bit_length()
+        self._code_bits = bits = self._place_bits + self._sources.bit_length()
+        # Behind each row so many cells without an item that no item's cells lead into the next one.
+        users, width = len(proposed[0]), sum(widths) + self._sources - 1
+        # Small numbers sort several times faster.
         dtype: Any = np.int32 if (items + 1) << bits < 1 << 31 else np.int64
-        codes = np.concatenate(proposed, axis=1, dtype=dtype)
-        codes <<= bits
-        codes |= np.arange(cells, dtype=dtype)
-        codes.sort(axis=1)
-        self._own_records, self._proposed_max = own_records, proposed_max
-        #: Which proposal a cell is: index into the row as it was given.
-        self._columns = codes & dtype((1 << bits) - 1)
-        codes >>= bits
-        self._codes = codes
-        places = np.concatenate([np.arange(width) for width in widths])
-        places[: widths[0]] //= 2  # own items count double
-        places[sum(widths[:personal]) :] *= _BEHIND
-        self._places = np.minimum(places, proposed_max).astype(np.int16)[self._columns]
-        self._of_source = np.repeat(np.arange(len(widths), dtype=np.int16), widths)[self._columns]
+        cells = np.full((users, width), items << bits, dtype=dtype)
+        start = 0
+        for source, codes in enumerate(proposed):
+            doubled = np.arange(codes.shape[1])
+            if source:  # own items count double
+                doubled *= 2 if source < personal else 2 * _BEHIND
+            said = np.minimum(doubled, 2 * max(widths[0], proposed_max)) | source << self._place_bits
+            block = cells[:, start : start + codes.shape[1]]
+            np.left_shift(codes, bits, out=block, casting="same_kind")
+            block |= said.astype(dtype)
+            start += codes.shape[1]
+        cells.sort(axis=1)
+        self._shape, self._cells = cells.shape, cells.ravel()
+        self._codes = self._cells >> bits
+        codes = self._codes
         self.stands = codes < items
-        self.stands[:, 1:] &= codes[:, 1:] != codes[:, :-1]
-        #: 0 where the cell 1, 2, ... further on is of the same item, else what no place is above.
-        self._apart = [
-            (codes[:, shift:] != codes[:, :-shift]).astype(np.int16) * _NO_PLACE for shift in range(1, len(widths))
-        ]
+        self.stands[1:] &= codes[1:] != codes[:-1]
 
     def keep(self, cells: NDArray[np.int64]) -> None:
         """Only these stand."""
         self.stands[:] = False
-        self.stands.ravel()[cells] = True
+        self.stands[cells] = True
 
     def first(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first ``count`` cells that stand for each user, by priority (of equals the smaller code), and where each
         user's start.
         """
-        users, cells = self._codes.shape
-        bits = cells.bit_length()
-        key = self._least(self._places).astype(np.int32)
+        users, width = self._shape
+        bits = width.bit_length()
+        none = np.iinfo(np.int32).max
+        key = self._least_places().astype(np.int32).reshape(self._shape)
         key <<= bits
-        key |= np.arange(cells, dtype=np.int32)
-        key[~self.stands] = np.iinfo(np.int32).max
+        key |= np.arange(width, dtype=np.int32)
+        key = np.where(self.stands.reshape(self._shape), key, none)
         key.sort(axis=1)
         kept = key[:, :count]
-        found = kept != np.iinfo(np.int32).max
+        found = kept != none
         offsets = np.zeros(users + 1, dtype=np.int64)
         np.cumsum(found.sum(axis=1), out=offsets[1:])
-        return ((kept & ((1 << bits) - 1)) + np.arange(users)[:, None] * cells)[found], offsets
+        return ((kept & ((1 << bits) - 1)) + np.arange(users)[:, None] * width)[found], offsets
 
-    def _least(self, values: NDArray[np.int16]) -> NDArray[np.int16]:
-        """For each cell that stands the least value of the item's cells."""
-        least = values.copy()
-        for shift, apart in enumerate(self._apart, 1):
-            np.minimum(least[:, :-shift], values[:, shift:] | apart, out=least[:, :-shift])
+    def _least_places(self) -> NDArray[np.int16]:
+        """For each cell that stands the least place of the item's cells."""
+        places = self._places(self._cells).astype(np.int16)
+        least, codes = places.copy(), self._codes
+        for shift in range(1, self._sources):
+            # What is of another item is beyond every place.
+            other = (codes[shift:] != codes[:-shift]) * _NO_PLACE
+            np.minimum(least[:-shift], places[shift:] | other, out=least[:-shift])
         return least
+
+    def _places(self, cells: NDArray[Any]) -> NDArray[Any]:
+        places: NDArray[Any] = np.minimum((cells & ((1 << self._place_bits) - 1)) >> 1, self._proposed_max)
+        return places
+
+    def users_of(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The users."""
+        return cells // self._shape[1]
 
     def codes_of(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         """The item codes."""
-        return self._codes.ravel()[cells].astype(np.int64)
+        return self._codes[cells].astype(np.int64)
 
-    def records_of(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The records of the user's own items, -1 of others."""
+    def own_of(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places in the history of the user's own items, -1 of others."""
         # The history is the first source: where it proposes the item, its cell is the one that stands.
-        own = self._own_records.shape[1]
-        columns = self._columns.ravel()[cells]
-        records = self._own_records[cells // self._codes.shape[1], np.minimum(columns, own - 1)]
-        return np.where(columns < own, records, -1)
+        said = self._cells[cells] & ((1 << self._code_bits) - 1)
+        return np.where(said >> self._place_bits == 0, said, -1).astype(np.int64)
 
-    def sources_of(self, cells: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """The sets of sources that propose the items."""
-        sources = np.uint32(1) << self._of_source.astype(np.uint32)
-        found = sources.copy()
-        for shift, apart in enumerate(self._apart, 1):
-            found[:, :-shift] |= sources[:, shift:] * (apart == 0)
-        of_cells: NDArray[np.uint32] = found.ravel()[cells]
-        return of_cells
-
-    def ranks_of(self, cells: NDArray[np.int64], source: int) -> NDArray[np.int16]:
-        """The places that this source gives the items; ``proposed_max`` where it does not propose them."""
-        places = np.where(self._of_source == source, self._places, np.int16(self._proposed_max))
-        return self._least(places).ravel()[cells]
+    def said_of(self, cells: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """The sets of sources that propose the items; and [sources, cells] the places that they give the items,
+        ``proposed_max`` where they do not propose them.
+        """
+        sources = np.zeros(len(cells), dtype=np.uint32)
+        places = np.full((self._sources, len(cells)), self._proposed_max, dtype=np.float32)
+        codes = self._codes[cells]
+        for shift in range(self._sources):
+            same = np.flatnonzero(self._codes[cells + shift] == codes)
+            said = self._cells[cells[same] + shift]
+            source = said >> self._place_bits & ((1 << self._code_bits - self._place_bits) - 1)
+            sources[same] |= np.left_shift(1, source, dtype=np.uint32, casting="unsafe")
+            places[source, same] = self._places(said)
+        return sources, places
 
 
 def _top(scored: Scored, users: int, items: int, proposed_max: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -235,13 +240,9 @@ def _top(scored: Scored, users: int, items: int, proposed_max: int) -> tuple[NDA
     return codes, best
 
 
-#: A table of scores by pair that is larger takes longer to make than the pairs take to look up.
-_TABLE_PAIRS_MAX = 1 << 20
-
-
 def _at(scored: Scored, keys: NDArray[np.int64], pairs: int) -> NDArray[np.float32]:
     """The scores of these pairs, which are all below ``pairs``."""
-    if pairs > _TABLE_PAIRS_MAX or not isinstance(scored, Scores):
+    if pairs > TABLE_PAIRS_MAX or not isinstance(scored, Scores):
         return scored.at(keys)
     table = np.zeros(pairs, dtype=np.float32)
     table[scored.keys] = scored.values
@@ -249,25 +250,34 @@ def _at(scored: Scored, keys: NDArray[np.int64], pairs: int) -> NDArray[np.float
     return found
 
 
-def _history(columns: Columns, items: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The codes [users, places] of the user's known items, those of most interest first, and their records.
+class _Own(NamedTuple):
+    """The users' known items, those of most interest first."""
 
-    Where a user has fewer the code is ``items``.
-    """
-    counts = np.diff(columns.record_offsets)
-    width = max(int(counts.max(initial=0)), 1)
-    bits = width.bit_length()
+    #: int64 [users, places]: item codes; where a user has fewer, as many as there are items.
+    codes: NDArray[np.int64]
+    #: int64 [known items + 1]: indices of their records, one user after the other; the last is -1.
+    records: NDArray[np.int64]
+    #: int64 [users]: where each user's start.
+    starts: NDArray[np.int64]
+
+    def records_of(self, users: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The records at these places, -1 where a place is -1."""
+        return self.records[np.where(places >= 0, self.starts[users] + places, -1)]
+
+
+def _history(columns: Columns, items: int) -> _Own:
+    known = np.flatnonzero(columns.record_codes != UNKNOWN)
+    users = columns.record_users[known]
+    counts = np.bincount(users, minlength=len(columns.now))
+    bits = int(np.diff(columns.record_offsets).max(initial=0)).bit_length()
     # The bits of floats from 0 on sort as the floats do; of equals the last touched item comes first.
-    least_first = 0x7FFFFFFF - columns.interest.view(np.int32).astype(np.int64)
-    none = np.iinfo(np.int64).max
-    key = np.full((len(counts), width), none)
-    key[columns.record_users, columns.place] = np.where(
-        columns.record_codes != UNKNOWN, (least_first << bits) | columns.place, none
-    )
-    key.sort(axis=1)
-    found = key != none
-    records = np.where(found, columns.record_offsets[1:, None] - 1 - (key & ((1 << bits) - 1)), -1)
-    return np.where(found, np.append(columns.record_codes, UNKNOWN)[records], items), records
+    key = (users << 31 | 0x7FFFFFFF - columns.interest.view(np.int32)[known]) << bits | columns.place[known]
+    key.sort()
+    records = columns.record_offsets[users + 1] - 1 - (key & ((1 << bits) - 1))
+    starts = np.cumsum(counts) - counts
+    codes = np.full((len(counts), int(counts.max(initial=0))), items)
+    codes[users, np.arange(len(users)) - starts[users]] = columns.record_codes[records]
+    return _Own(codes, np.append(records, -1), starts)
 
 
 def _places(users: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from streamproc_models.catalogue import UNKNOWN
 from streamproc_models.features.columns import Columns
-from streamproc_models.retrieval.base import Scores
+from streamproc_models.retrieval.base import TABLE_PAIRS_MAX, Scores
 
 
 class Weighting(enum.StrEnum):
@@ -75,10 +75,12 @@ class Links(msgspec.Struct, frozen=True, dict=True):
         self.__dict__["matrix"] = sparse.csr_array((self.links[linked], self.neighbours[linked], counts), shape=shape)
 
     def scored(self, columns: Columns, items: int) -> Scores:
-        """One sparse product for all users; each row is added up in the order of the user's history."""
+        """One product for all users; each row is added up in the order of the user's history."""
         weight = weights(columns, self.weighting)
         used = np.flatnonzero(weight > 0)
         users = len(columns.now)
+        if users * items <= TABLE_PAIRS_MAX:
+            return self._scored_densely(columns, weight, used, items)
         counts = np.bincount(columns.record_users[used], minlength=users)
         starts = np.concatenate(([0], np.cumsum(counts)))
         wanted = sparse.csr_array((weight[used], columns.record_codes[used], starts), shape=(users, items))
@@ -86,6 +88,18 @@ class Links(msgspec.Struct, frozen=True, dict=True):
         product.sort_indices()
         of_users = np.repeat(np.arange(users, dtype=np.int64), np.diff(product.indptr))
         return Scores(of_users * items + product.indices, product.data)
+
+    def _scored_densely(
+        self, columns: Columns, weight: NDArray[np.float32], used: NDArray[np.int64], items: int
+    ) -> Scores:
+        """The same in a table of all pairs, which is faster where that is small."""
+        codes = columns.record_codes[used]
+        # Where there are fewer links a 0 is added to some other pair.
+        keys = (columns.record_users[used] * items)[:, None] + self.neighbours[codes]
+        table = np.zeros(len(columns.now) * items, dtype=np.float32)
+        np.add.at(table, keys.ravel(), (weight[used][:, None] * self.links[codes]).ravel())
+        found = np.flatnonzero(table > 0)
+        return Scores(found, table[found])
 
     def parameters(self) -> Mapping[str, Any]:
         """How the history is weighed, and what the links are multiplied by."""
