@@ -172,14 +172,14 @@ class _Pairs:
         """
         users, width = self._shape
         bits = width.bit_length()
-        none = np.iinfo(np.int32).max
-        key = self._least_places().astype(np.int32).reshape(self._shape)
+        places = self._least_places()
+        places |= ~self.stands * _NO_PLACE
+        key = places.astype(np.int32).reshape(self._shape)
         key <<= bits
         key |= np.arange(width, dtype=np.int32)
-        key = np.where(self.stands.reshape(self._shape), key, none)
         key.sort(axis=1)
         kept = key[:, :count]
-        found = kept != none
+        found = kept < int(_NO_PLACE) << bits
         offsets = np.zeros(users + 1, dtype=np.int64)
         np.cumsum(found.sum(axis=1), out=offsets[1:])
         return ((kept & ((1 << bits) - 1)) + np.arange(users)[:, None] * width)[found], offsets
@@ -200,11 +200,13 @@ class _Pairs:
 
     def users_of(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         """The users."""
-        return cells // self._shape[1]
+        users: NDArray[np.int64] = cells // self._shape[1]
+        return users
 
     def codes_of(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         """The item codes."""
-        return self._codes[cells].astype(np.int64)
+        codes: NDArray[np.int64] = self._codes[cells].astype(np.int64)
+        return codes
 
     def own_of(self, cells: NDArray[np.int64]) -> NDArray[np.int64]:
         """The places in the history of the user's own items, -1 of others."""

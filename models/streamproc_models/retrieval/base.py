@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from streamproc_models.features.columns import Columns
 
-
 #: A table of all (user, item) pairs of a batch that is larger takes longer to go through than it saves.
 TABLE_PAIRS_MAX = 1 << 20
 
