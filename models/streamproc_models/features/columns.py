@@ -70,8 +70,9 @@ def gather(states: Sequence[UserState], codes: Mapping[str, int]) -> Columns:
     """The columns of these states; ``codes`` maps item ids to item codes, and others become UNKNOWN."""
     now = np.array([state.last_at for state in states], dtype=np.float64)
     records = np.frombuffer(b"".join([state.items for state in states]), ITEM_DTYPE)
-    offsets = _offsets(np.array([len(state.item_ids) for state in states], dtype=np.int64))
-    users = np.repeat(np.arange(len(states)), np.diff(offsets))
+    counts = np.array([len(state.item_ids) for state in states], dtype=np.int64)
+    offsets = _offsets(counts)
+    users = np.repeat(np.arange(len(states)), counts)
     item_ids = chain.from_iterable([state.item_ids for state in states])
     record_codes = np.fromiter(map(codes.get, item_ids, repeat(UNKNOWN)), dtype=np.int64, count=len(records))
     age = now[users] - records["last_at"]
@@ -136,8 +137,9 @@ class _Tiles:
     def __init__(self, tiles: Sequence[bytearray], now: NDArray[np.float64], length: int) -> None:
         self._length = length
         self._records = np.frombuffer(b"".join(tiles), TILE_DTYPE)
-        self._offsets = _offsets(np.array([len(packed) // TILE_DTYPE.itemsize for packed in tiles], dtype=np.int64))
-        users = np.repeat(np.arange(len(tiles)), np.diff(self._offsets))
+        counts = np.array([len(packed) for packed in tiles], dtype=np.int64) // TILE_DTYPE.itemsize
+        self._offsets = _offsets(counts)
+        users = np.repeat(np.arange(len(tiles)), counts)
         self._age = (now // length)[users] - self._records["number"]
 
     def window(self, kind: int, seconds: int) -> NDArray[np.int64]:
