@@ -13,7 +13,6 @@ from __future__ import annotations
 import struct
 import zlib
 from math import exp2
-from operator import mul
 from sys import intern
 
 import numpy as np
@@ -66,7 +65,7 @@ _SEEN, _SEEN_COUNTS_AT = struct.Struct("<IIf"), 16
 #: ... its order_decay, what is there from ``orders`` to ``streak``, and its quantity in the cart.
 _ORDER_DECAY_AT, _ORDERS, _ORDERS_AT, _IN_CART_AT = 12, struct.Struct("<5H"), 24, 30
 _SHORT, _MIDDLE, _LONG = HALF_LIVES
-_KINDS, _OF_KIND = len(KINDS), struct.Struct(f"<{len(HALF_LIVES)}f")
+_OF_KIND = struct.Struct(f"<{len(HALF_LIVES)}f")
 # Looked up once: an enum's member takes longer than a name.
 _VIEW, _ADD, _PURCHASE = EventType.VIEW, EventType.ADD_TO_CART, EventType.PURCHASE
 
@@ -151,9 +150,11 @@ def _decay(state: UserState, kind: int, at: float) -> None:
     elapsed = at - state.last_at
     first = kind * len(HALF_LIVES)
     if elapsed > 0:
-        factors = (exp2(-elapsed / _SHORT), exp2(-elapsed / _MIDDLE), exp2(-elapsed / _LONG))
+        short, middle, long = exp2(-elapsed / _SHORT), exp2(-elapsed / _MIDDLE), exp2(-elapsed / _LONG)
+        v0, v1, v2, a0, a1, a2, r0, r1, r2, p0, p1, p2 = DECAYED.unpack_from(state.decayed)
+        decayed = [v0 * short, v1 * middle, v2 * long, a0 * short, a1 * middle, a2 * long]
+        decayed += r0 * short, r1 * middle, r2 * long, p0 * short, p1 * middle, p2 * long
         # Rounded once, with the event in it.
-        decayed = [*map(mul, DECAYED.unpack_from(state.decayed), factors * _KINDS)]
         decayed[first] += 1.0
         decayed[first + 1] += 1.0
         decayed[first + 2] += 1.0
