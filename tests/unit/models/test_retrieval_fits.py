@@ -11,9 +11,11 @@ import pytest
 
 from streamproc.errors import SettingsError
 from streamproc_models.catalogue import UNKNOWN
+from streamproc_models.features.columns import Columns
+from streamproc_models.retrieval import links as links_module
 from streamproc_models.retrieval.fits import fit_ease, fit_next, fit_ridge, fit_text, fit_together
 from streamproc_models.retrieval.fits.baskets import BASKET_ITEMS_MAX, baskets
-from streamproc_models.retrieval.links import Links
+from streamproc_models.retrieval.links import Links, Weighting
 from streamproc_models.retrieval.steps import Steps
 
 DAY = 86_400.0
@@ -235,3 +237,29 @@ def test_links_are_the_same_before_they_are_written_and_after_and_take_few_bytes
     assert np.array_equal(again.neighbours, found.neighbours)
     assert again.links.tobytes() == found.links.tobytes()
     assert sum(array.itemsize for array in stored.values()) == (4 if items < 65_536 else 6)
+
+
+def test_links_add_up_to_the_same_bits_in_a_table_and_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(7)
+    users, items = 40, 60
+    neighbours = rng.integers(UNKNOWN, items, (items, 8), dtype=np.int32)
+    strengths = np.where(neighbours == UNKNOWN, 0, rng.random(neighbours.shape)).astype(np.float32)
+    generator = Links("linked", Weighting.INTEREST, neighbours, strengths)
+    histories = [rng.permutation(items)[: rng.integers(0, 15)] for _ in range(users)]
+    lengths = [len(history) for history in histories]
+    fields: dict[str, Any] = dict.fromkeys(Columns._fields)
+    fields |= {
+        "now": np.zeros(users),
+        "record_users": np.repeat(np.arange(users), lengths),
+        "record_codes": np.where(rng.random(sum(lengths)) < 0.9, np.concatenate(histories), UNKNOWN),
+        # From what is soon forgotten to what vanishes when it is multiplied.
+        "interest": (rng.random(sum(lengths)) * 10.0 ** -rng.integers(0, 46, sum(lengths))).astype(np.float32),
+    }
+    columns = Columns(**fields)
+    in_a_table = generator.scored(columns, items)
+    monkeypatch.setattr(links_module, "TABLE_PAIRS_MAX", 0)
+    without = generator.scored(columns, items)
+    assert len(without.keys) > 1_000
+    assert np.array_equal(in_a_table.keys, without.keys)
+    assert in_a_table.values.tobytes() == without.values.tobytes()
+    assert (without.values > 0).all()
