@@ -20,8 +20,8 @@ from streamproc.telemetry import StateSuperseded, Telemetry
 
 #: A transaction of DynamoDB's: what was written stays written, so a throttled table is asked for the rest alone.
 STATES_PER_WRITE = 100
-#: A smaller write costs more a state, and holds the shard for less. This is the smallest part of the largest.
-_SMALLEST = 0.25
+#: A smaller write costs more a state, and holds the shard for less: how long, and the smallest part of the largest.
+_WRITE_SECONDS, _SMALLEST = 0.05, 0.25
 #: Its multiples, without their whole parts, spread any number of shards over an interval.
 _GOLDEN_RATIO = 0.618033988749895
 
@@ -122,7 +122,11 @@ class Checkpoints:
         """How many states are written in this time, by how long the last ones took, within bounds."""
         if self._is_time():
             return self._states_per_write
-        fitting = int(seconds / self._seconds_a_state) if self._seconds_a_state else self._states_per_write
+        fitting = (
+            int(min(seconds, _WRITE_SECONDS) / self._seconds_a_state)
+            if self._seconds_a_state
+            else self._states_per_write
+        )
         return max(int(self._states_per_write * _SMALLEST), 1, min(fitting, self._states_per_write))
 
     def _write_next(self, states: int) -> None:

@@ -1,16 +1,17 @@
 """Serves moto's backends on a socket that the parent opened: ``python -m streamproc.local.moto_server --help``.
 
-moto's own server is not used, for five reasons. It runs requests side by side, though its backends are not made for
+moto's own server is not used, for six reasons. It runs requests side by side, though its backends are not made for
 that: two conditional writes to DynamoDB can both find their condition true, two puts to a shard can take the same
 sequence number, and a read of a shard raises RuntimeError while another thread puts; here the requests of one service
 wait for each other. It looks through all records of a shard at each put and each read. It copies a DynamoDB table for
-every item of a transaction. It tries a few hundred patterns a request to find the backend. And it has no place to see
+every item of a transaction, and takes the text of its condition apart, of which there is one. It tries a few hundred patterns a request to find the backend. And it has no place to see
 what Firehose accepted.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import threading
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import moto.dynamodb.models.table
 import moto.kinesis.models
+from moto.dynamodb.comparisons import ConditionExpressionParser
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
@@ -27,6 +29,7 @@ from streamproc.local.firehose_tap import FirehoseTap
 from streamproc.local.kinesis_shard import IndexedShard
 from streamproc.local.processes import HOST
 from streamproc.local.readiness import READY_PATH
+from streamproc.memory import settle_memory
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -89,8 +92,13 @@ def main() -> None:
     options = parser.parse_args()
 
     moto.dynamodb.models.table.Table.__deepcopy__ = snapshot  # type: ignore[attr-defined] # what copy.deepcopy calls
+    tokens = functools.lru_cache(4096)(
+        functools.partial(ConditionExpressionParser._lex_one_node, ConditionExpressionParser("", {}, {}))
+    )
+    ConditionExpressionParser._lex_one_node = lambda _, text: tokens(text)  # type: ignore[method-assign]
     moto.kinesis.models.Shard = IndexedShard  # type: ignore[misc] # moto makes its shards by this name
     application = Services(options.services.split(","), options.journal)
+    settle_memory()
     make_server(HOST, 0, application, threaded=True, request_handler=_Handler, fd=options.fd).serve_forever()
 
 
