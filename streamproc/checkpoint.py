@@ -122,12 +122,9 @@ class Checkpoints:
         """How many states are written in this time, by how long the last ones took, within bounds."""
         if self._is_time():
             return self._states_per_write
-        fitting = (
-            int(min(seconds, _WRITE_SECONDS) / self._seconds_a_state)
-            if self._seconds_a_state
-            else self._states_per_write
-        )
-        return max(int(self._states_per_write * _SMALLEST), 1, min(fitting, self._states_per_write))
+        most = self._states_per_write
+        fitting = int(min(seconds, _WRITE_SECONDS) / self._seconds_a_state) if self._seconds_a_state else most
+        return max(int(most * _SMALLEST), 1, min(fitting, most))
 
     def _write_next(self, states: int) -> None:
         started, part = self._clock.monotonic(), self._left[:states]

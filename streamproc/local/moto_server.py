@@ -4,8 +4,8 @@ moto's own server is not used, for six reasons. It runs requests side by side, t
 that: two conditional writes to DynamoDB can both find their condition true, two puts to a shard can take the same
 sequence number, and a read of a shard raises RuntimeError while another thread puts; here the requests of one service
 wait for each other. It looks through all records of a shard at each put and each read. It copies a DynamoDB table for
-every item of a transaction, and takes the text of its condition apart, of which there is one. It tries a few hundred patterns a request to find the backend. And it has no place to see
-what Firehose accepted.
+every item of a transaction, and takes the text of its condition apart once more. It tries a few hundred patterns a
+request to find the backend. And it has no place to see what Firehose accepted.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def main() -> None:
     tokens = functools.lru_cache(4096)(
         functools.partial(ConditionExpressionParser._lex_one_node, ConditionExpressionParser("", {}, {}))
     )
-    ConditionExpressionParser._lex_one_node = lambda _, text: tokens(text)  # type: ignore[method-assign]
+    ConditionExpressionParser._lex_one_node = lambda _, text: tokens(text)  # type: ignore[method-assign, assignment]
     moto.kinesis.models.Shard = IndexedShard  # type: ignore[misc] # moto makes its shards by this name
     application = Services(options.services.split(","), options.journal)
     settle_memory()
