@@ -34,6 +34,8 @@ class Durable(NamedTuple):
     states_written: int
     #: How long its parts held the shard.
     seconds: float
+    #: How long ago the oldest event was read that is processed and not durable; 0 where there is none.
+    age_seconds: float
 
 
 class Checkpoints:
@@ -80,11 +82,12 @@ class Checkpoints:
     def begin(self, done: Position) -> None:
         """Begin one at ``done``, and write the partial. What one under way has left is dirty, and in this one."""
         started = self._clock.monotonic()
-        self._position, self._begun_at, self._left = done, started, []
+        left: list[StoredState] = []
         if self._keyed is not None:
             if self._keyed.partial is not None:
                 self._keyed.partial.make_durable()
-            self._left = self._keyed.states.dirty()
+            left = self._keyed.states.dirty()
+        self._position, self._begun_at, self._left = done, started, left
         self._seconds += self._clock.monotonic() - started
 
     def advance(self, until: float) -> Durable | None:
@@ -146,6 +149,7 @@ class Checkpoints:
         self.durable = self._position
         if self._keyed is not None:
             self._keyed.states.evict()
-        ended = Durable(self.durable, self._written, self._seconds + self._clock.monotonic() - started)
+        now = self._clock.monotonic()
+        ended = Durable(self.durable, self._written, self._seconds + now - started, now - self._begun_at)
         self._position, self._written, self._seconds = None, 0, 0.0
         return ended

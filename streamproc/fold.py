@@ -207,15 +207,11 @@ class KeyStates:
         ]
 
     def live(self, keys: Iterable[tuple[str, float]]) -> list[Changed[Any]]:
-        """These keys, each with the event time of its last event, as :meth:`changed` would give them.
-
-        One that another worker superseded is no longer here: that one emitted it.
-        """
-        entries = ((key, self._entries.get(key), event_time) for key, event_time in keys)
+        """These dirty keys, each with the event time of its last event, as :meth:`changed` would give them."""
+        entries = ((key, self._entries[key], event_time) for key, event_time in keys)
         return [
             Changed(key, entry.state, entry.position, event_time, entry.events_folded)
             for key, entry, event_time in entries
-            if entry is not None
         ]
 
     def commit(self) -> list[StoredState]:

@@ -169,6 +169,9 @@ class KeyedProcessor(ABC, Generic[E, S, O]):
     def emit(self, changed: Sequence[Changed[S]]) -> Sequence[O | None]:
         """One output, or None, for each changed key, in the same order: all keys that a batch touched, at once.
 
+        With ``emit_at_most_every_seconds`` the call before a checkpoint has all keys that wait: at most
+        ``dirty_keys_max`` and those of a batch.
+
         Must not change the states. An error that stays dead-letters the emission of the keys that cause it, found by
         bisection; their states stand.
         """

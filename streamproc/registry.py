@@ -251,8 +251,9 @@ class Registry:
         self._count("streamproc_events_folded_total", shard_id, by=event.events_folded)
         self._count("streamproc_events_skipped_total", shard_id, by=event.events_skipped)
         self._count("streamproc_outputs_published_total", shard_id, by=event.outputs)
-        self._observe("streamproc_batch_records", event.records, shard_id)
-        self._observe("streamproc_batch_seconds", event.batch_seconds, shard_id)
+        if event.records:
+            self._observe("streamproc_batch_records", event.records, shard_id)
+            self._observe("streamproc_batch_seconds", event.batch_seconds, shard_id)
         for step, seconds in event.step_seconds.items():
             self._observe("streamproc_batch_step_seconds", seconds, shard_id, step)
         if not self._window or self._window[-1].second != int(now):
@@ -264,7 +265,8 @@ class Registry:
 
     def _on_checkpoint(self, event: facts.Checkpointed) -> None:
         if (shard := self._shards.get(event.shard_id)) is not None:
-            shard.undurable_since = None
+            age = event.age_seconds
+            shard.undurable_since = self._clock.monotonic() - age if age else None
         self._count("streamproc_states_written_total", event.shard_id, by=event.states_written)
         self._observe("streamproc_checkpoint_seconds", event.seconds, event.shard_id)
 

@@ -28,6 +28,8 @@ class Retries:
 
     def call(self, what: str, call: Callable[[], T]) -> T:
         """Call until it succeeds, as long as its errors pass. Raises WorkerAborted, or the error that does not pass."""
+        if self._abort.is_set():
+            raise WorkerAborted(f"{what} on {self._shard_id} was given up")
         for attempt, seconds in enumerate(backoff(), 1):
             try:
                 return call()

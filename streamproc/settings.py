@@ -13,7 +13,7 @@ from streamproc.lease import LATEST, TRIM_HORIZON
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a worker keeps states and when it checkpoints."""
 
-    #: A checkpoint is due after so long; it bounds what a take-over replays.
+    #: A checkpoint begins after so long, and ends before the next one is due: a take-over replays at most twice that.
     checkpoint_seconds: float = 10.0
     #: ... or after so many keys changed since the last one.
     dirty_keys_max: int = 20_000
@@ -24,6 +24,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     #: An event dated later than its arrival by more than this is dead-lettered: it would move every window ahead.
     ahead_seconds_max: float = 24 * 3600.0
     #: A key emits at most once in so long, and before a checkpoint that passes it; 0: with each batch that changes it.
+    #: Nothing waits before the first checkpoint of a worker that is careful (after a death, and of each KCL child).
     emit_at_most_every_seconds: float = 0.0
     #: Time from one snapshot of the values across keys to the next.
     snapshot_seconds: float = 60.0

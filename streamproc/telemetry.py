@@ -53,7 +53,7 @@ class BatchRead(TelemetryEvent, frozen=True, kw_only=True):
 
 
 class BatchCommitted(TelemetryEvent, frozen=True, kw_only=True):
-    """One batch went through the commit protocol: folded, published, projected."""
+    """One batch went through the commit protocol: folded, published, projected; or outputs that waited (no records)."""
 
     shard_id: str
     records: int
@@ -78,6 +78,8 @@ class Checkpointed(TelemetryEvent, frozen=True, kw_only=True):
     states_written: int
     #: How long its parts held the shard.
     seconds: float
+    #: How long ago the oldest event was read that is processed and not durable; 0 where there is none.
+    age_seconds: float = 0.0
 
 
 class DeadLettered(TelemetryEvent, frozen=True, kw_only=True):

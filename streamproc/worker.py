@@ -116,6 +116,7 @@ class ShardWorker:
         self._telemetry = telemetry
         # Before the first record of this shard, whatever its first sequence number is.
         self._done = Position(shard_number_of(shard_id), -1, -1)
+        self._millis_behind_latest = 0
         self._checkpoints = Checkpoints(
             shard_id,
             self._done,
@@ -131,7 +132,8 @@ class ShardWorker:
         #: Where replayed records of this batch first stood.
         self._first_positions: dict[Position, Position] = {}
         self._quarantine = Quarantine(shard_id, ports.deadletters)
-        every = settings.emit_at_most_every_seconds
+        # All that waits is emitted before a checkpoint anyway; a longer interval would keep more keys for nothing.
+        every = min(settings.emit_at_most_every_seconds, settings.checkpoint_seconds)
         self._pace = Pace(every, clock) if every else None
         self._projection: LateProjection | None = None
         if ports.projection and self._keyed:
@@ -172,22 +174,26 @@ class ShardWorker:
 
         Raises WorkerAborted, or an error that does not pass. Afterwards the worker must not be used again.
         """
-        behind = batch.millis_behind_latest
+        self._millis_behind_latest = behind = batch.millis_behind_latest
         self._telemetry.emit(BatchRead(shard_id=self.shard_id, records=len(batch.records), millis_behind_latest=behind))
         self._take_snapshot()
         records = self._quarantined(self._unwrapped(self._new(batch.records)))
         if records:
             for group in self._quarantine.groups(records):
-                self._process(group, batch.millis_behind_latest)
+                self._process(group)
         else:
-            self._emit_waiting(behind)
-            if self._projection is not None:
-                self._projection.project([])
+            self.tend()
         if batch.records:
             # Also past what was put aside before, by this worker or the one before it: the checkpoint moves on.
             self._done = max(self._done, batch.records[-1].position)
 
-    def _process(self, records: list[Record], millis_behind_latest: int) -> None:
+    def tend(self) -> None:
+        """What is due without records, also while reads fail: outputs that waited long enough, a late projection."""
+        self._emit_waiting()
+        if self._projection is not None:
+            self._projection.project([])
+
+    def _process(self, records: list[Record]) -> None:
         started, steps = perf_counter(), Steps()
         events, rejected = self._retries.call(
             "decoding", lambda: self._in_user_code(records, lambda: decode_all(self._processor, records))
@@ -199,11 +205,9 @@ class ShardWorker:
             counts = self._process_keyed(self._keyed, records, events, rejected, steps)
         self._done = records[-1].position
         self._tell_model()
-        self._committed(len(records), counts, started, steps, millis_behind_latest)
+        self._committed(len(records), counts, started, steps)
 
-    def _committed(
-        self, records: int, counts: tuple[int, int, int], started: float, steps: Steps, millis_behind_latest: int
-    ) -> None:
+    def _committed(self, records: int, counts: tuple[int, int, int], started: float, steps: Steps) -> None:
         folded, skipped, outputs = counts
         self._telemetry.emit(
             BatchCommitted(
@@ -215,7 +219,7 @@ class ShardWorker:
                 batch_seconds=perf_counter() - started,
                 step_seconds=steps.seconds,
                 emit_seconds=steps.parts.seconds,
-                millis_behind_latest=millis_behind_latest,
+                millis_behind_latest=self._millis_behind_latest,
                 position=str(self._done),
             )
         )
@@ -367,14 +371,15 @@ class ShardWorker:
         steps.end("publish")
         return len(emissions) - len(refused)
 
-    def _emit_waiting(self, millis_behind_latest: int = 0, *, at_once: bool = False) -> None:
+    def _emit_waiting(self, *, at_once: bool = False) -> None:
         """Emit the keys whose interval is over, or all that wait."""
         if self._pace is None or self._keyed is None:
             return
         started, steps = perf_counter(), Steps()
         if changed := self._keyed.states.live(self._pace.due([], at_once=at_once)):
             outputs = self._emit(self._keyed, changed, [], steps)
-            self._committed(0, (0, 0, outputs), started, steps, millis_behind_latest)
+            self._tell_model()
+            self._committed(0, (0, 0, outputs), started, steps)
 
     def _fold_partial(self, partial: ShardPartial, accepted: list[Accepted], records: Sequence[Record]) -> None:
         left_out = self._in_user_code(records, lambda: partial.fold(accepted, records[-1].position))
@@ -425,7 +430,8 @@ class ShardWorker:
         """Step 6, as far as it comes until that moment of the clock; begins a checkpoint where one is due.
 
         Returns where the lease may move to, once everything up to there is durable, and None before that: a lease
-        ahead of a state would lose the events between them at the next start.
+        ahead of a state would lose the events between them at the next start. After an error the worker must not be
+        used again.
         """
         if self._checkpoints.begins(self._done):
             self._emit_waiting(at_once=True)
@@ -439,6 +445,8 @@ class ShardWorker:
 
     def _checkpointed(self, durable: Durable | None) -> Durable | None:
         if durable is not None:
+            if self._done == durable.position:
+                durable = durable._replace(age_seconds=0.0)
             self._quarantine.close()
             self._dead_letters_ahead = {letter for letter in self._dead_letters_ahead if letter > durable.position}
         return durable

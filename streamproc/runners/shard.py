@@ -81,6 +81,8 @@ class ShardConsumer(threading.Thread):
                 self._telemetry.emit(
                     Retried(what=f"reading {self._shard_id}", error=str(error), attempt=attempt, wait_seconds=wait)
                 )
+                self._worker.tend()
+                self._advance_checkpoint(until=self._clock.monotonic() + wait)
                 self._pause(wait)
                 continue
             if attempt:
@@ -91,12 +93,15 @@ class ShardConsumer(threading.Thread):
                 self._ended.set()
                 return True
             self._worker.process(batch)
-            if durable := self._worker.advance_checkpoint(until=started + self._poll_seconds):
-                self._move_checkpoint(durable)
+            self._advance_checkpoint(until=started + self._poll_seconds)
             if self.held.lost.is_set():
                 raise WorkerAborted(f"the lease of {self._shard_id} was taken")
             self._pause(started + self._poll_seconds - self._clock.monotonic())
         return False
+
+    def _advance_checkpoint(self, until: float) -> None:
+        if durable := self._worker.advance_checkpoint(until):
+            self._move_checkpoint(durable)
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
@@ -117,6 +122,7 @@ class ShardConsumer(threading.Thread):
                 position=str(position or SHARD_END),
                 states_written=durable.states_written if durable else 0,
                 seconds=self._clock.monotonic() - started + (durable.seconds if durable else 0.0),
+                age_seconds=durable.age_seconds if durable else 0.0,
             )
         )
 

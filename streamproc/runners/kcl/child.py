@@ -196,6 +196,7 @@ class Child:
                 position=str(target or SHARD_END),
                 states_written=durable.states_written if durable else 0,
                 seconds=self._clock.monotonic() - started + (durable.seconds if durable else 0.0),
+                age_seconds=durable.age_seconds if durable else 0.0,
             )
         )
 

@@ -106,9 +106,9 @@ def _at_what_is_done(advance_checkpoint: Any) -> Any:
 
 
 def _only_when_its_time_is_over(emit_waiting: Any) -> Any:
-    def emit(self: Any, millis_behind_latest: int = 0, *, at_once: bool = False) -> None:
+    def emit(self: Any, *, at_once: bool = False) -> None:
         del at_once
-        emit_waiting(self, millis_behind_latest)
+        emit_waiting(self)
 
     return emit
 
@@ -326,7 +326,6 @@ def _the_first_changed(changed: Any) -> Any:
     return lambda self: changed(self)[:1]
 
 
-#: One rule each. The name says what the product would do without it.
 _write_partial = ShardPartial.make_durable
 
 
@@ -354,6 +353,7 @@ def _fold_what_is_in_the_partial(fold: Any) -> Any:
     return fold_again
 
 
+#: One rule each. The name says what the product would do without it.
 MUTATIONS: dict[str, list[Mutation]] = {
     "states are stored without a condition": [Mutation(MemoryStates, "store", _store_unconditionally)],
     "the projection has no fence": [Mutation(MemoryProjection, "project", _project_unconditionally)],

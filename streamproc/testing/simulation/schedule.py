@@ -309,10 +309,10 @@ class Schedule:
     def _finish(self, life: Life) -> None:
         with self._alive(life):
             self._process(life, len(life.shard.entries))
-        for _ in range(2):  # longer than the longest wait of a projection that was away
-            self._clock.now += 6.0
-            life.worker.process(Batch(life.shard.shard_id, []))
-        self._checkpoint(life)
+            for _ in range(2):  # longer than the longest wait of a projection that was away
+                self._clock.now += 6.0
+                life.worker.process(Batch(life.shard.shard_id, []))
+            self._checkpoint(life)
 
 
 def _position(shard: Shard, lease: Lease) -> Position | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import pytest
+
 from streamproc.record import Batch, Position, Record
 from streamproc.settings import WorkerSettings
 from streamproc.state import StoredState
 from streamproc.telemetry import StateSuperseded
+from streamproc.worker import WorkerAborted
 
 MakeRecord = Callable[..., Record]
 MakeBatch = Callable[[Iterable[Record]], Batch]
@@ -142,3 +145,52 @@ def test_shards_that_start_together_do_not_checkpoint_together(bench: Any, make_
             bench.clock.now += 0.5
         due_after.append(bench.clock.now - started)
     assert due_after == [10.0, 4.0, 8.0, 1.5]
+
+
+def test_a_write_holds_the_shard_for_a_twentieth_of_a_second_where_the_store_lets_it(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    worker = bench.worker(settings=TEN_SECONDS)
+    store, sizes = bench.states.store, []
+
+    def slow(states: Sequence[StoredState]) -> set[str]:
+        sizes.append(len(states))
+        bench.clock.now += len(states) / 1024
+        written: set[str] = store(states)
+        return written
+
+    bench.states.store = slow
+    worker.process(make_batch(make_record(n, f"k{n}", n) for n in range(300)))
+    bench.clock.now += 10
+    assert worker.advance_checkpoint(until=bench.clock.now + 0.18) is None
+    assert sizes == [100, 51, 33, 25], "the first one does not know yet; the last ones have less time than that"
+    assert worker.advance_checkpoint(until=0) is None
+    assert sizes[4:] == [25], "without time the smallest part"
+    assert worker.make_durable() is not None
+    assert sizes[5:] == [66]
+
+
+def test_what_came_while_a_checkpoint_was_written_is_as_old_as_the_checkpoint(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    worker = bench.worker(settings=TEN_SECONDS, states_per_write=1)
+    worker.process(make_batch([make_record(1, "a", 1), make_record(2, "b", 2)]))
+    bench.clock.now += 10
+    assert worker.advance_checkpoint(until=0) is None
+    bench.clock.now += 3
+    worker.process(make_batch([make_record(3, "a", 3)]))
+    assert worker.advance_checkpoint(until=0).age_seconds == 3
+    assert worker.make_durable().age_seconds == 0
+
+
+def test_a_worker_that_is_told_to_give_up_writes_no_further_part(
+    bench: Any, make_record: MakeRecord, make_batch: MakeBatch
+) -> None:
+    worker = bench.worker(settings=TEN_SECONDS, states_per_write=1)
+    worker.process(make_batch([make_record(1, "a", 1), make_record(2, "b", 2)]))
+    bench.clock.now += 10
+    assert worker.advance_checkpoint(until=0) is None
+    bench.abort.set()
+    with pytest.raises(WorkerAborted):
+        worker.advance_checkpoint(until=0)
+    assert bench.values("b") == []

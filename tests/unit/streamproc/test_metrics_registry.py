@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import streamproc_consumers.api.facts
@@ -120,6 +121,9 @@ def test_the_checkpoint_age_is_that_of_the_oldest_batch_that_is_not_durable(host
     host.take(checkpointed())
     assert host.value("streamproc_checkpoint_age_seconds", ONE) == 0
     assert host.value("streamproc_states_written_total", ONE) == 5
+    # A batch came while it was written.
+    host.take(committed(), msgspec.structs.replace(checkpointed(), age_seconds=2.0))
+    assert host.value("streamproc_checkpoint_age_seconds", ONE) == 2
 
 
 def test_an_empty_read_moves_the_iterator_age(host: Host) -> None:

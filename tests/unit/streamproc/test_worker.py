@@ -238,9 +238,16 @@ def test_a_wait_for_a_service_ends_when_the_worker_is_told_to_give_up(
     bench: Any, make_record: MakeRecord, make_batch: MakeBatch, flaky_sink: Any
 ) -> None:
     bench.sink = flaky_sink(Throttled("slow down"))
-    bench.abort.set()
+    worker, publish = bench.worker(), bench.sink.publish
+
+    def told_meanwhile(outputs: Sequence[bytes]) -> Delivery:
+        bench.abort.set()
+        delivery: Delivery = publish(outputs)
+        return delivery
+
+    bench.sink.publish = told_meanwhile
     with pytest.raises(WorkerAborted, match="given up: slow down"):
-        bench.worker().process(make_batch([make_record(1, "a", 1)]))
+        worker.process(make_batch([make_record(1, "a", 1)]))
 
 
 def test_the_stream_goes_on_without_the_projection_and_the_latest_states_are_projected_when_it_is_back(
