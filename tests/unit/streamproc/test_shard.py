@@ -14,7 +14,7 @@ from streamproc.testing.clock import ManualClock
 
 
 def test_while_reads_fail_outputs_that_wait_are_emitted_and_a_checkpoint_goes_on() -> None:
-    leave, done = threading.Event(), []
+    leave, done = threading.Event(), list[str]()
     clock = ManualClock(1_000.0)
 
     def read() -> Any:
