@@ -130,6 +130,7 @@ class Checkpoints:
         return max(int(most * _SMALLEST), 1, min(fitting, most))
 
     def _write_next(self, states: int) -> None:
+        self._retries.look_up("writing states")
         started, part = self._clock.monotonic(), self._left[:states]
         self._write(part)
         del self._left[:states]

@@ -26,10 +26,16 @@ class Retries:
         self._telemetry = telemetry
         self._abort = abort
 
-    def call(self, what: str, call: Callable[[], T]) -> T:
-        """Call until it succeeds, as long as its errors pass. Raises WorkerAborted, or the error that does not pass."""
+    def look_up(self, what: str) -> None:
+        """Between calls that all succeed. Raises WorkerAborted where the worker is told to give up.
+
+        A single call is made all the same: a note of the quarantine must be taken back by whoever gives up, too.
+        """
         if self._abort.is_set():
             raise WorkerAborted(f"{what} on {self._shard_id} was given up")
+
+    def call(self, what: str, call: Callable[[], T]) -> T:
+        """Call until it succeeds, as long as its errors pass. Raises WorkerAborted, or the error that does not pass."""
         for attempt, seconds in enumerate(backoff(), 1):
             try:
                 return call()
