@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 import sys
@@ -125,3 +126,14 @@ def environment(name: str, *, default: str | None = None) -> str:
     if value is None:
         raise SettingsError(f"the environment variable {name} is not set")
     return value
+
+
+def seconds_of(name: str, text: str, *, least: int, meaning: str) -> float:
+    """The value of a setting in seconds, an hour at most. Raises SettingsError, which says what it means."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not least <= seconds <= 3600:
+        raise SettingsError(f"{name} is {text!r}: it is a number of seconds from {least} to 3600; {meaning}")
+    return seconds

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from streamproc.clock import Clock
 from streamproc.keyed import Keyed
+from streamproc.lease import SHARD_END
 from streamproc.record import Position, shard_number_of
 from streamproc.retry import Retries
 from streamproc.settings import WorkerSettings
 from streamproc.state import StateStore, StoredState
-from streamproc.telemetry import StateSuperseded, Telemetry
+from streamproc.telemetry import Checkpointed, StateSuperseded, Telemetry
 
 #: A transaction of DynamoDB's: what was written stays written, so a throttled table is asked for the rest alone.
 STATES_PER_WRITE = 100
@@ -90,7 +91,7 @@ class Checkpoints:
         self._position, self._begun_at, self._left = done, started, left
         self._seconds += self._clock.monotonic() - started
 
-    def advance(self, until: float) -> Durable | None:
+    def advance(self, done: Position, until: float) -> Durable | None:
         """Write parts of the one that is under way until that moment of the clock, one at least.
 
         Returns what is durable once all of it is. One that takes longer than the time to the next, or that too many
@@ -98,23 +99,20 @@ class Checkpoints:
         """
         if self._position is None:
             return None
-        started = self._clock.monotonic()
         while self._left:
             self._write_next(self._room(until - self._clock.monotonic()))
             if self._left and self._clock.monotonic() >= until and not self._is_time():
-                self._seconds += self._clock.monotonic() - started
                 return None
-        return self._end(started)
+        return self._end(done)
 
     def complete(self, done: Position) -> Durable | None:
         """Write everything up to ``done``. None where all of it is durable already."""
         if done <= self.durable:
             return None
         self.begin(done)
-        started = self._clock.monotonic()
         while self._left:
             self._write_next(self._states_per_write)
-        return self._end(started)
+        return self._end(done)
 
     def _is_time(self) -> bool:
         dirty = self._keyed.states.dirty_keys if self._keyed else 0
@@ -130,11 +128,13 @@ class Checkpoints:
         return max(int(most * _SMALLEST), 1, min(fitting, most))
 
     def _write_next(self, states: int) -> None:
-        self._retries.look_up("writing states")
+        self._retries.raise_if_aborted("writing states")
         started, part = self._clock.monotonic(), self._left[:states]
         self._write(part)
         del self._left[:states]
-        self._seconds_a_state = (self._clock.monotonic() - started) / len(part)
+        seconds = self._clock.monotonic() - started
+        self._seconds += seconds
+        self._seconds_a_state = seconds / len(part)
 
     def _write(self, part: Sequence[StoredState]) -> None:
         superseded = self._retries.call("writing states", lambda: self._store.store(part))
@@ -145,12 +145,23 @@ class Checkpoints:
             # Another worker was on this shard and is ahead; it folded the same log.
             self._telemetry.emit(StateSuperseded(shard_id=self._shard_id, keys=len(superseded)))
 
-    def _end(self, started: float) -> Durable:
+    def _end(self, done: Position) -> Durable:
         assert self._position is not None  # noqa: S101  # narrows for mypy: one was begun
         self.durable = self._position
         if self._keyed is not None:
             self._keyed.states.evict()
-        now = self._clock.monotonic()
-        ended = Durable(self.durable, self._written, self._seconds + now - started, now - self._begun_at)
+        age_seconds = self._clock.monotonic() - self._begun_at if done > self.durable else 0.0
+        ended = Durable(self.durable, self._written, self._seconds, age_seconds)
         self._position, self._written, self._seconds = None, 0, 0.0
         return ended
+
+
+def checkpointed(shard_id: str, target: Position | None, durable: Durable | None, lease_seconds: float) -> Checkpointed:
+    """What a runner tells once the lease moved to ``target``, which took so long; None is the shard's end."""
+    return Checkpointed(
+        shard_id=shard_id,
+        position=str(target or SHARD_END),
+        states_written=durable.states_written if durable else 0,
+        seconds=lease_seconds + (durable.seconds if durable else 0.0),
+        age_seconds=durable.age_seconds if durable else 0.0,
+    )

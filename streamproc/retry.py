@@ -26,7 +26,7 @@ class Retries:
         self._telemetry = telemetry
         self._abort = abort
 
-    def look_up(self, what: str) -> None:
+    def raise_if_aborted(self, what: str) -> None:
         """Between calls that all succeed. Raises WorkerAborted where the worker is told to give up.
 
         A single call is made all the same: a note of the quarantine must be taken back by whoever gives up, too.

@@ -436,7 +436,7 @@ class ShardWorker:
         if self._checkpoints.begins(self._done):
             self._emit_waiting(at_once=True)
             self._checkpoints.begin(self._done)
-        return self._checkpointed(self._checkpoints.advance(until))
+        return self._checkpointed(self._checkpoints.advance(self._done, until))
 
     def make_durable(self) -> Durable | None:
         """Step 6 at once, for everything that is done. None where nothing was done since the last time."""
@@ -445,8 +445,6 @@ class ShardWorker:
 
     def _checkpointed(self, durable: Durable | None) -> Durable | None:
         if durable is not None:
-            if self._done == durable.position:
-                durable = durable._replace(age_seconds=0.0)
             self._quarantine.close()
             self._dead_letters_ahead = {letter for letter in self._dead_letters_ahead if letter > durable.position}
         return durable

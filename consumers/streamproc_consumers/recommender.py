@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,10 +9,9 @@ from functools import partial
 
 import msgspec
 
-from streamproc.application import Application, environment
+from streamproc.application import Application, environment, seconds_of
 from streamproc.clock import Clock, SystemClock
 from streamproc.deadletters.dynamodb import DynamoDBDeadLetters
-from streamproc.errors import SettingsError
 from streamproc.processor import Changed, KeyedProcessor, Snapshot
 from streamproc.projections.redis import RedisProjection
 from streamproc.settings import LocalRunnerSettings, WorkerSettings
@@ -146,16 +144,8 @@ def _recommendation(item: Changed[UserState], served: Served, published_ts: date
 
 def read_seconds(text: str) -> float:
     """The setting STREAMPROC_SCORE_AT_MOST_EVERY; 0 without it. Raises SettingsError."""
-    try:
-        seconds = float(text or "0")
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= 3600:
-        raise SettingsError(
-            f"STREAMPROC_SCORE_AT_MOST_EVERY is {text!r}: it is a number of seconds from 0 to 3600; a list is that much"
-            " older than its user's last event at most, and no older than a checkpoint"
-        )
-    return seconds
+    meaning = "a list is that much older than its user's last event at most, and no older than a checkpoint"
+    return seconds_of("STREAMPROC_SCORE_AT_MOST_EVERY", text or "0", least=0, meaning=meaning)
 
 
 def app() -> Application:

@@ -10,7 +10,6 @@ not tried again until the alias moves. The bundle before the current one stays i
 
 from __future__ import annotations
 
-import math
 import tempfile
 import threading
 import weakref
@@ -20,6 +19,7 @@ from typing import Protocol
 
 import msgspec
 
+from streamproc.application import seconds_of
 from streamproc.clock import Clock, SystemClock
 from streamproc.errors import SettingsError, StreamprocError
 from streamproc.telemetry import Retried, Telemetry
@@ -289,16 +289,8 @@ def _poll(of: weakref.ref[FollowedModels], clock: Clock, seconds: float) -> None
 
 def poll_seconds(text: str) -> float:
     """The setting STREAMPROC_MODEL_POLL_SECONDS. Raises SettingsError."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 1 <= seconds <= 3600:
-        raise SettingsError(
-            f"STREAMPROC_MODEL_POLL_SECONDS is {text!r}: it is a number of seconds from 1 to 3600; a promotion reaches"
-            " the consumers that much later"
-        )
-    return seconds
+    meaning = "a promotion reaches the consumers that much later"
+    return seconds_of("STREAMPROC_MODEL_POLL_SECONDS", text, least=1, meaning=meaning)
 
 
 def models_at(address: str, others: Sequence[str] = (), *, poll_seconds: float = POLL_SECONDS) -> Models:

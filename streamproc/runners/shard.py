@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from streamproc.checkpoint import Durable
+from streamproc.checkpoint import Durable, checkpointed
 from streamproc.clock import Clock, backoff
 from streamproc.errors import LeasesHeldElsewhere, ServiceUnreachable, is_transient
 from streamproc.lease import SHARD_END
 from streamproc.runners.held import HeldLease
 from streamproc.runners.reader import ShardReader, position_of
-from streamproc.telemetry import Checkpointed, LeaseLost, Retried, ShardEnded, Telemetry
+from streamproc.telemetry import LeaseLost, Retried, ShardEnded, Telemetry
 from streamproc.worker import ShardWorker, WorkerAborted
 
 
@@ -116,15 +116,7 @@ class ShardConsumer(threading.Thread):
         else:
             checkpoint, sub_sequence_number = str(position.sequence_number), position.sub_sequence_number
         self._write_lease("checkpointing", lambda: self.held.checkpoint(checkpoint, sub_sequence_number))
-        self._telemetry.emit(
-            Checkpointed(
-                shard_id=self._shard_id,
-                position=str(position or SHARD_END),
-                states_written=durable.states_written if durable else 0,
-                seconds=self._clock.monotonic() - started + (durable.seconds if durable else 0.0),
-                age_seconds=durable.age_seconds if durable else 0.0,
-            )
-        )
+        self._telemetry.emit(checkpointed(self._shard_id, position, durable, self._clock.monotonic() - started))
 
     def _write_lease(self, what: str, write: Callable[[], bool]) -> None:
         """Write the lease, as long as the errors pass. Raises WorkerAborted where it is lost."""

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -16,7 +16,16 @@ from typing import Any
 
 import httpx
 
+from streamproc.application import Application
+from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.local import LocalStack
+from streamproc.namespace import Namespace
+from streamproc.projections.redis import RedisProjection
+from streamproc.settings import LocalRunnerSettings, WorkerSettings
+from streamproc.sink import Sink
+from streamproc.states.dynamodb import DynamoDBStates
+from streamproc_consumers.recommender import Recommender
+from streamproc_models.bundle import Bundle
 from streamproc_producers.events import CartEvent
 from streamproc_producers.simulate import Shop, simulate
 
@@ -29,6 +38,21 @@ def two_months() -> list[CartEvent]:
     """Enough of a simulated shop to train a booster on in a second."""
     shop = Shop(users=40, items=60, rate=4_000 / timedelta(days=60).total_seconds(), seed=1)
     return list(islice(simulate(shop, CUT - timedelta(days=60)), 4_000))
+
+
+def recommender_of(name: str, bundle: Bundle, redis_url: str, sink: Callable[[Namespace], Sink]) -> Application:
+    """The recommender beside it, on the stream of its name, with a checkpoint a second."""
+    return Application(
+        name=name,
+        stream=name,
+        processor=lambda: Recommender(bundle),
+        states=DynamoDBStates,
+        deadletters=MemoryDeadLetters,
+        sink=sink,
+        projection=lambda namespace: RedisProjection(namespace, url=redis_url),
+        local=LocalRunnerSettings(),
+        worker=WorkerSettings(checkpoint_seconds=1.0),
+    )
 
 
 class ApiProcess:

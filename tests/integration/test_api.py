@@ -20,20 +20,16 @@ import msgspec
 import pytest
 
 from streamproc.application import Application
-from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.local import LocalStack
 from streamproc.local.processes import HOST, ChildProcess, bound_socket, find_redis
 from streamproc.local.readiness import wait_for_redis
 from streamproc.namespace import Namespace
-from streamproc.projections.redis import RedisProjection
-from streamproc.settings import LocalRunnerSettings, WorkerSettings
 from streamproc.sinks.memory import MemorySink
-from streamproc.states.dynamodb import DynamoDBStates
 from streamproc_consumers.recommendation import Recommendation
-from streamproc_consumers.recommender import ITEMS_PER_LIST, Recommender
+from streamproc_consumers.recommender import ITEMS_PER_LIST
 from streamproc_models.bundle import load
 
-from .api_process import serving
+from .api_process import recommender_of, serving
 
 Run = Any
 USER = "ann"
@@ -87,18 +83,7 @@ def test_lists_are_those_of_the_recommender_and_survive_the_loss_of_redis_under_
     def published() -> list[Recommendation]:
         return [msgspec.json.decode(output, type=Recommendation) for each in sinks for output in each.outputs]
 
-    application = Application(
-        name=name,
-        stream=name,
-        processor=lambda: Recommender(bundle),
-        states=DynamoDBStates,
-        deadletters=MemoryDeadLetters,
-        sink=sink,
-        projection=lambda namespace: RedisProjection(namespace, url=redis.url),
-        local=LocalRunnerSettings(),
-        worker=WorkerSettings(checkpoint_seconds=1.0),
-    )
-    run = running(application)
+    run = running(recommender_of(name, bundle, redis.url, sink))
     settings = {
         "STREAMPROC_MODEL": str(model),
         "STREAMPROC_REDIS_URL": redis.url,

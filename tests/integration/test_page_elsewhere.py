@@ -19,19 +19,14 @@ from click.testing import CliRunner
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from streamproc.application import Application
-from streamproc.deadletters.memory import MemoryDeadLetters
 from streamproc.local import LocalStack
-from streamproc.projections.redis import RedisProjection
-from streamproc.settings import LocalRunnerSettings, WorkerSettings
 from streamproc.sinks.memory import MemorySink
-from streamproc.states.dynamodb import DynamoDBStates
 from streamproc_consumers.live.catalogue import Catalogue, Product
 from streamproc_consumers.live.commands import page as command
-from streamproc_consumers.recommender import Recommender
 from streamproc_models.bundle import load
 from streamproc_models.training import TrainingSettings, train
 
-from .api_process import CUT, ApiProcess, serving, two_months
+from .api_process import CUT, ApiProcess, recommender_of, serving, two_months
 from .test_live_page import chromium
 
 pytestmark = pytest.mark.long
@@ -77,18 +72,7 @@ def booster(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(local_aws: LocalStack, booster: Path, tmp_path: Path, running: Callable[[Application], Any]) -> Iterator[Site]:
     name, bundle = f"shop-{uuid.uuid4().hex[:8]}", load(booster)
     local_aws.create_stream(name, 1)
-    application = Application(
-        name=name,
-        stream=name,
-        processor=lambda: Recommender(bundle),
-        states=DynamoDBStates,
-        deadletters=MemoryDeadLetters,
-        sink=MemorySink,
-        projection=lambda namespace: RedisProjection(namespace, url=local_aws.redis_url),
-        local=LocalRunnerSettings(),
-        worker=WorkerSettings(checkpoint_seconds=1.0),
-    )
-    running(application)
+    running(recommender_of(name, bundle, local_aws.redis_url, MemorySink))
     settings = {
         "STREAMPROC_MODEL": str(booster),
         "STREAMPROC_STREAM": name,

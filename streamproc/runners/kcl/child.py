@@ -25,10 +25,9 @@ import msgspec
 from streamproc.alias import still_serves
 from streamproc.application import Application, load_application
 from streamproc.aws import aws_client
-from streamproc.checkpoint import Durable
+from streamproc.checkpoint import Durable, checkpointed
 from streamproc.clock import Clock, SystemClock, backoff
 from streamproc.errors import SettingsError, StreamNotFound, StreamprocError
-from streamproc.lease import SHARD_END
 from streamproc.memory import release_memory, settle_memory
 from streamproc.metrics.logs import LogWriter
 from streamproc.metrics.relay import RelaySender
@@ -50,7 +49,6 @@ from streamproc.runners.prepare import with_snapshots
 from streamproc.shardmap import HashRange
 from streamproc.stream import list_shards
 from streamproc.telemetry import (
-    Checkpointed,
     ChildFailed,
     LeaseAcquired,
     LeaseLost as LeaseLostFact,
@@ -190,15 +188,7 @@ class Child:
                 raise StreamprocError(f"{what}: KCL answered {error}, after which it can not be relied upon")
             self._telemetry.emit(Retried(what=what, error=error, attempt=attempt, wait_seconds=wait))
             self._clock.wait(wait)
-        self._telemetry.emit(
-            Checkpointed(
-                shard_id=worker.shard_id,
-                position=str(target or SHARD_END),
-                states_written=durable.states_written if durable else 0,
-                seconds=self._clock.monotonic() - started + (durable.seconds if durable else 0.0),
-                age_seconds=durable.age_seconds if durable else 0.0,
-            )
-        )
+        self._telemetry.emit(checkpointed(worker.shard_id, target, durable, self._clock.monotonic() - started))
 
 
 R = TypeVar("R")

@@ -90,9 +90,9 @@ def _durable_one_checkpoint_late(_: Any) -> Any:
 
 
 def _ended_by_its_first_part(advance: Any) -> Any:
-    def end(self: Any, until: float) -> Any:
-        durable = advance(self, until)
-        return self._end(0.0) if durable is None and self._position is not None else durable
+    def end(self: Any, done: Position, until: float) -> Any:
+        durable = advance(self, done, until)
+        return self._end(done) if durable is None and self._position is not None else durable
 
     return end
 
@@ -334,9 +334,9 @@ def _write_no_partial(_: Any) -> Any:
 
 
 def _partial_after_the_states(end: Any) -> Any:
-    def write(self: Any, started: float) -> Any:
+    def write(self: Any, done: Position) -> Any:
         _write_partial(self._keyed.partial)
-        return end(self, started)
+        return end(self, done)
 
     return write
 
