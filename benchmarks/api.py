@@ -214,7 +214,7 @@ def main() -> None:
             f"GET {_PATH}?userId={quote(user)}&k=10 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() for user in users
         ]
         random.Random(1).shuffle(requests)
-        trees = model.booster.num_boosted_rounds() if model.booster else 0
+        trees = model.booster.trees if model.booster else 0
         print(f"{len(users):,} shoppers with {_CANDIDATES} candidates, {len(model.catalogue):,} items, {trees} trees")
         environment = {**stack.environment(), "STREAMPROC_MODEL": str(address)}
         steps: list[dict[str, float]] = []

@@ -5,15 +5,14 @@ What makes the rows runs before the first mark, on a booster that keeps them and
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import numpy as np
-import xgboost
 from numpy.typing import NDArray
 
 from benchmarks.throughput.job import ITEMS_PER_LIST, bundle_of, log_lines, mark, task, wait_for_start
-from streamproc_models.bundle import predict
+from streamproc_models.booster import Booster
 from streamproc_models.features import UserState, fold, new_state
 from streamproc_models.scorer import Scorer
 from streamproc_producers.events import decode
@@ -23,7 +22,7 @@ class _Keeps:
     def __init__(self) -> None:
         self.matrices: list[NDArray[np.float32]] = []
 
-    def inplace_predict(self, rows: NDArray[np.float32], **_options: Any) -> NDArray[np.float32]:
+    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         self.matrices.append(rows.copy())
         return np.zeros(len(rows), dtype=np.float32)
 
@@ -31,8 +30,8 @@ class _Keeps:
 def main() -> None:
     of = task()
     bundle, keeps = bundle_of(of), _Keeps()
-    scorer = Scorer(msgspec.structs.replace(bundle, booster=cast("xgboost.Booster", keeps)))
-    booster = cast("xgboost.Booster", bundle.booster)
+    scorer = Scorer(msgspec.structs.replace(bundle, booster=cast("Booster", keeps)))
+    booster = Booster(cast("Booster", bundle.booster).trained, onedal=of.onedal)
     events = [decode(line) for line in log_lines(of)]
     states: dict[str, UserState] = {}
     for start in range(0, len(events), of.batch):
@@ -44,7 +43,7 @@ def main() -> None:
     del scorer, states, events
     wait_for_start(of)
     for rows in keeps.matrices:
-        predict(booster, rows)
+        booster.scores(rows)
     mark("done")
 
 

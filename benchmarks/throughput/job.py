@@ -23,6 +23,7 @@ from uuid import UUID
 import msgspec
 import redis
 
+from streamproc_models.booster import Booster
 from streamproc_models.bundle import Bundle, load
 from streamproc_models.scorer import Ranked, RankedItem, Scorer
 
@@ -51,6 +52,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str
     #: Ours: a user's list is made at most once in so long, of event time.
     at_most_every_seconds: float = 0.0
+    #: A peer: oneDAL adds up the trees, as it does with us, and not XGBoost.
+    onedal: bool = False
     #: The way waits for a line on standard input before it takes the first event.
     waits: bool = False
 
@@ -83,7 +86,6 @@ def bundle_of(of: Task) -> Bundle:
     bundle = load(Path(of.folder, "bundle"))
     if bundle.booster is None:
         raise SystemExit("the bundle has no booster, so nothing would be scored")
-    bundle.booster.set_param({"nthread": 1})
     if of.candidates == bundle.catalogue.candidates_max:
         return bundle
     fewer = msgspec.structs.replace(bundle.catalogue, candidates_max=of.candidates)
@@ -94,7 +96,10 @@ class Peer:
     """Scorer and Redis of a peer: what it does with the states that it keeps."""
 
     def __init__(self, of: Task) -> None:
-        self._scorer = Scorer(bundle_of(of))
+        bundle = bundle_of(of)
+        assert bundle.booster is not None  # noqa: S101  # narrows for mypy: bundle_of() refuses it
+        booster = Booster(bundle.booster.trained, onedal=of.onedal)
+        self._scorer = Scorer(msgspec.structs.replace(bundle, booster=booster))
         self.redis = redis.Redis.from_url(of.redis_url)
         self._encode = msgspec.json.Encoder().encode
 

@@ -16,6 +16,7 @@ import xgboost
 
 from benchmarks.throughput.runner import Run
 from benchmarks.throughput.ways import Way
+from streamproc_models.booster import scored_by
 
 Figures = dict[str, Any]
 
@@ -50,11 +51,13 @@ RATIOS = {
     "ratio_to_bytewax_map_1000": ("ours_1000", "bytewax_map_1000"),
     "ratio_to_bytewax_user_1000": ("ours_1000", "bytewax_user_1000"),
     "ratio_to_bytewax_best_1000": ("ours_1000", "bytewax_best_1000"),
+    "ratio_to_bytewax_best_onedal_1000": ("ours_1000", "bytewax_best_onedal_1000"),
     "ratio_to_bytewax_best_5000": ("ours_5000", "bytewax_best_5000"),
     "ratio_to_pyflink_1000": ("ours_1000", "pyflink_1000"),
     "ratio_to_spark_5000": ("ours_5000", "spark_5000"),
     "share_of_floor_100": ("ours_100", "floor_100"),
     "share_of_floor_1000": ("ours_1000", "floor_1000"),
+    "share_of_floor_onedal_1000": ("ours_1000", "floor_onedal_1000"),
     "share_of_floor_5000": ("ours_5000", "floor_5000"),
 }
 
@@ -125,6 +128,7 @@ def machine() -> Figures:
         "machine_load_at_start": round(os.getloadavg()[0], 2),
         "python_version": platform.python_version(),
         "xgboost_version": xgboost.__version__,
+        "scored_by": scored_by(),
         "redis_py_version": redis.__version__,
     }
 
@@ -150,8 +154,9 @@ def table(figures: Figures, ways: Sequence[Way]) -> str:
     ratios = [f"- `{name}`: {figures[name]}" for name in RATIOS if figures[name] is not None]
     where = (
         "{machine_cpu}, {machine_cores} cores, load {machine_load_at_start} at the start; Python {python_version},"
-        " XGBoost {xgboost_version}, redis-py {redis_py_version}; {events:,} events of {event_bytes:.0f} B; medians of"
-        " {rounds}. Ours wrote {dynamodb_items_written_1000} items to DynamoDB in {checkpoints_1000} checkpoints."
+        " XGBoost {xgboost_version}, ours scored by {scored_by}, redis-py {redis_py_version}; {events:,} events of"
+        " {event_bytes:.0f} B; medians of {rounds}. Ours wrote {dynamodb_items_written_1000} items to DynamoDB in"
+        " {checkpoints_1000} checkpoints."
     ).format_map({"dynamodb_items_written_1000": None, "checkpoints_1000": None} | figures)
     return "\n".join([where, "", *lines, "", *ratios, *_scaling(figures)])
 

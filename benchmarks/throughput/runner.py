@@ -124,6 +124,7 @@ def task_of(way: Way, folder: Path, out: Path, events: int, redis_url: str) -> T
         batch=way.batch,
         candidates=way.candidates,
         at_most_every_seconds=way.at_most_every_seconds,
+        onedal=way.onedal,
         out=str(out),
         redis_url=redis_url,
     )

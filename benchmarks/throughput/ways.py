@@ -30,6 +30,8 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     whole_machine: bool = False
     #: It makes no lists.
     is_floor: bool = False
+    #: A peer or the floor: oneDAL adds up the trees, as it does with us, and not XGBoost.
+    onedal: bool = False
 
 
 def _ours(name: str, label: str, batch: int = 1_000, log: str = "zipf", candidates: int = 100) -> Way:
@@ -57,6 +59,14 @@ ALL = (
             is_floor=True,
         )
         for batch in (100, 1_000, 5_000)
+    ),
+    Way(
+        name="floor_onedal_1000",
+        label="the booster alone, by oneDAL, 1,000 a batch",
+        module="floor",
+        batch=1_000,
+        is_floor=True,
+        onedal=True,
     ),
     Way(
         name="kclpy",
@@ -100,6 +110,14 @@ ALL = (
             batch=batch,
         )
         for batch in (1_000, 5_000)
+    ),
+    Way(
+        name="bytewax_best_onedal_1000",
+        label="Bytewax, vectorised by hand, by oneDAL, 1,000 a batch",
+        module=f"{_BYTEWAX}_best",
+        peer="bytewax",
+        batch=1_000,
+        onedal=True,
     ),
     Way(
         name="pyflink_1000",

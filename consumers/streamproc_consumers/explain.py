@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
-import xgboost
 
 from streamproc.errors import SettingsError
 from streamproc.fold import KeyStates
@@ -21,7 +20,8 @@ from streamproc_consumers.arms import EXPLORED_AMONG
 from streamproc_consumers.recommendation import LogPosition, Recommendation, RecommendedItem
 from streamproc_consumers.recommender import Recommender
 from streamproc_consumers.trending import trend_named, trend_of
-from streamproc_models.bundle import GOLDEN_TOLERANCE, Bundle
+from streamproc_models.booster import scored_by
+from streamproc_models.bundle import PROBABILITIES_OFF_MAX, Bundle
 from streamproc_models.explain import Explanation, explain as explain_items
 from streamproc_models.features import UserState
 from streamproc_models.scorer import NO_CANDIDATES, NO_MODEL
@@ -173,7 +173,7 @@ def explain(
     return Explained(
         recommendation=of,
         same=same,
-        differences=[] if same else _differences(of, again, log, bundle),
+        differences=[] if same else _differences(of, again, log),
         features=Features(
             events=len(folded.accepted),
             events_repeated=folded.events_skipped,
@@ -211,7 +211,7 @@ def _ranking(of: Recommendation) -> list[tuple[str, float]]:
     return [(item.id, item.probability) for item in of.items]
 
 
-def _differences(of: Recommendation, again: Recommendation, log: Log, bundle: Bundle) -> list[str]:
+def _differences(of: Recommendation, again: Recommendation, log: Log) -> list[str]:
     """What the two lists and the log tell of the cause; the last resort is that events are missing."""
     found = []
     at = of.position.position()
@@ -257,10 +257,10 @@ def _differences(of: Recommendation, again: Recommendation, log: Log, bundle: Bu
                 f" {_told(theirs, both)}: the features are the same, and a filter (bought, out of stock, the shop's"
                 " rule) or another length of the list decided"
             ]
-        if worst <= GOLDEN_TOLERANCE:
+        if worst <= PROBABILITIES_OFF_MAX:
             return [
-                f"the probabilities differ by {worst:.1e} at most: this machine or its XGBoost"
-                f" ({xgboost.__version__}, the model's is {bundle.manifest.xgboost_version}) rounds otherwise"
+                f"the probabilities differ by {worst:.1e} at most: what adds up the trees here, {scored_by()}, rounds"
+                " otherwise"
             ]
     return [
         "the features are not those of then: events of the user are missing in the archive, or were left out live"

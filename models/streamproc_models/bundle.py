@@ -4,13 +4,13 @@
     extra/manifest.json        what the bundle is, and the SHA-256 of every other file
     extra/catalogue.msgpack    the item table
     extra/generators.msgpack   what proposes items: plain arrays
-    extra/golden.msgpack       rows of the matrix and the scores they must get
+    extra/golden.msgpack       rows of the matrix and the scores that XGBoost gives them
 
 The booster stands alone: SageMaker's XGBoost container takes every file of a model's folder for a booster, and looks
 into no folder below it.
 
 :func:`load` believes nothing: digests, feature schema and fold version must match this code, and the golden rows must
-score the same within 1e-6.
+score the same: probabilities within 1e-6, margins within 1e-5.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import xgboost
 from numpy.typing import NDArray
 
 from streamproc.errors import SettingsError
+from streamproc_models.booster import HAS_ONEDAL, Booster, scored_by
 from streamproc_models.catalogue import Catalogue
 from streamproc_models.errors import BundleInvalid
 from streamproc_models.features import FOLD_VERSION, features_of, schema_hash
@@ -39,8 +40,9 @@ MANIFEST = "extra/manifest.json"
 CATALOGUE = "extra/catalogue.msgpack"
 GENERATORS = "extra/generators.msgpack"
 GOLDEN = "extra/golden.msgpack"
-#: Largest difference of a golden row's score. Other processors add up the same trees with other rounding.
-GOLDEN_TOLERANCE = 1e-6
+#: Largest difference of a golden row's score, a probability or a margin: what adds up the same trees in another order
+#: rounds otherwise, and margins are the larger numbers.
+PROBABILITIES_OFF_MAX, MARGINS_OFF_MAX = 1e-6, 1e-5
 #: Predictions before a loaded model is handed out: the first calls of a booster are several times slower.
 _WARM_UP_CALLS = 5
 
@@ -77,7 +79,7 @@ class Bundle(msgspec.Struct, frozen=True):
     manifest: Manifest
     catalogue: Catalogue
     #: None where the bundle has no model: then popularity ranks.
-    booster: xgboost.Booster | None
+    booster: Booster | None
 
     @property
     def calibration(self) -> tuple[float, float] | None:
@@ -125,12 +127,6 @@ class _Golden(msgspec.Struct):
     scores: _Array
 
 
-def predict(booster: xgboost.Booster, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores float32 [rows]: one call, in the thread of the caller. Of a logistic booster they are probabilities."""
-    scores: NDArray[np.float32] = booster.inplace_predict(rows, validate_features=False)
-    return scores
-
-
 def calibrated(scores: NDArray[np.float32], calibration: tuple[float, float] | None) -> NDArray[np.float32]:
     """Probabilities from scores: 1 / (1 + exp(-(scale * score + shift))); None leaves them as they are."""
     if calibration is None:
@@ -142,7 +138,7 @@ def calibrated(scores: NDArray[np.float32], calibration: tuple[float, float] | N
 def write(
     path: Path,
     catalogue: Catalogue,
-    booster: xgboost.Booster | None,
+    booster: Booster | None,
     *,
     calibration: tuple[float, float] | None = None,
     golden_rows: NDArray[np.float32],
@@ -170,8 +166,8 @@ def write(
     }
     names = catalogue.generator_names
     if booster is not None:
-        contents[MODEL] = bytes(booster.save_raw("ubj"))
-        scores = predict(_booster(contents[MODEL]), golden_rows)
+        contents[MODEL] = bytes(booster.trained.save_raw("ubj"))
+        scores = _booster(contents[MODEL], onedal=False).scores(golden_rows)
         contents[GOLDEN] = msgspec.msgpack.encode(_Golden(_packed(golden_rows), _packed(scores)))
     files = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
     manifest = Manifest(
@@ -256,25 +252,22 @@ def _check_versions(path: Path, manifest: Manifest) -> None:
         )
 
 
-def _check_golden(
-    path: Path, booster: xgboost.Booster, rows: NDArray[np.float32], expected: NDArray[np.float32]
-) -> None:
+def _check_golden(path: Path, booster: Booster, rows: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
     for _ in range(_WARM_UP_CALLS):
-        scores = predict(booster, rows)
+        scores = booster.scores(rows)
     worst = float(np.max(np.abs(scores - expected), initial=0.0))
-    if not worst <= GOLDEN_TOLERANCE:
+    if not worst <= (PROBABILITIES_OFF_MAX if booster.gives_probabilities else MARGINS_OFF_MAX):
         raise BundleInvalid(
             f"{path / GOLDEN}: a golden row scores {worst:.2g} off what it did when the model was trained; this"
-            f" XGBoost ({xgboost.__version__}) does not compute what the model means: install the manifest's version"
+            f" {scored_by()} does not compute what the model means: install what it was trained with (XGBoost: see"
+            " the manifest)"
         )
 
 
-def _booster(model: bytes) -> xgboost.Booster:
-    booster = xgboost.Booster()
-    booster.load_model(bytearray(model))
-    # One thread: in a batch of this size more cost more than they bring, and on a shared machine they stall it.
-    booster.set_param({"nthread": 1})
-    return booster
+def _booster(model: bytes, *, onedal: bool = HAS_ONEDAL) -> Booster:
+    trained = xgboost.Booster()
+    trained.load_model(bytearray(model))
+    return Booster(trained, onedal=onedal)
 
 
 def _version(files: Mapping[str, str], generators: Sequence[str], calibration: tuple[float, float] | None) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import xgboost
 
-from streamproc_models.bundle import calibrated, predict
+from streamproc_models.bundle import calibrated
 from streamproc_models.candidates import TRENDING, candidates, source_names, trending_codes
 from streamproc_models.features import UserState, features_of
 from streamproc_models.features.columns import gather
@@ -63,7 +62,7 @@ def explain(
     columns = gather([state], catalogue.codes)
     proposed = candidates(columns, catalogue, filters, trending_codes(catalogue, trending))
     rows = Matrix().build(columns, proposed, catalogue)
-    scores = predict(booster, rows)
+    scores = booster.scores(rows)
     # Equal scores go by priority, which is the order of the rows.
     rank_of = np.empty(len(scores), dtype=np.int64)
     rank_of[np.lexsort((np.arange(len(scores)), -scores))] = np.arange(1, len(scores) + 1)
@@ -72,7 +71,7 @@ def explain(
     if not chosen:
         return []
     picked = [row for _, row in chosen]
-    contributions = booster.predict(xgboost.DMatrix(rows[picked], nthread=1), pred_contribs=True)
+    contributions = booster.contributions(rows[picked])
     features = [feature.name for feature in features_of(catalogue.generator_names)]
     sources = (*source_names(catalogue), TRENDING)
     likely = calibrated(scores[picked], model.calibration).tolist()

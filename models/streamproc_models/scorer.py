@@ -8,12 +8,12 @@ from typing import Protocol
 
 import msgspec
 import numpy as np
-import xgboost
 from numpy.typing import NDArray
 
 from streamproc.errors import SettingsError
 from streamproc.steps import part_ended
-from streamproc_models.bundle import calibrated, predict
+from streamproc_models.booster import Booster
+from streamproc_models.bundle import calibrated
 from streamproc_models.candidates import (
     POPULAR,
     TRENDING,
@@ -58,7 +58,7 @@ class Model(Protocol):
         ...
 
     @property
-    def booster(self) -> xgboost.Booster | None:
+    def booster(self) -> Booster | None:
         """The booster, or None where popularity ranks."""
         ...
 
@@ -109,7 +109,7 @@ class Cascade(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: Trees that score every candidate.
     first_trees: int = 40
-    #: Candidates of a user that the other trees score, too; at least as many as a list has places.
+    #: Candidates of a user that all trees score; at least as many as a list has places.
     keep: int = 25
 
     def __post_init__(self) -> None:
@@ -117,26 +117,6 @@ class Cascade(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SettingsError(
                 f"the cascade has first_trees {self.first_trees} and keep {self.keep}: both must be 1 or more"
             )
-
-    def predict(
-        self, booster: xgboost.Booster, rows: NDArray[np.float32], proposed: Candidates, k: int
-    ) -> NDArray[np.float32]:
-        """Scores float32 [rows]: as all trees give them, and minus infinity where only the first trees did."""
-        if booster.num_boosted_rounds() <= self.first_trees:
-            return predict(booster, rows)
-        first = booster.inplace_predict(
-            rows, iteration_range=(0, self.first_trees), predict_type="margin", validate_features=False
-        )
-        best, _ = best_rows(first, proposed, max(self.keep, k))
-        best.sort()
-        scores = np.full(len(rows), -np.inf, dtype=np.float32)
-        scores[best] = booster.inplace_predict(
-            rows[best],
-            iteration_range=(self.first_trees, booster.num_boosted_rounds()),
-            base_margin=first[best],
-            validate_features=False,
-        )
-        return scores
 
 
 class Scorer:
@@ -152,6 +132,9 @@ class Scorer:
         self.model = model
         self._filters = filters
         self._cascade = cascade
+        self._first: Booster | None = None
+        if cascade is not None and model.booster is not None and cascade.first_trees < model.booster.trees:
+            self._first = model.booster.first(cascade.first_trees)
         self._matrix = Matrix()
         self._sources = (*source_names(model.catalogue), TRENDING)
         self._trending = trending_codes(model.catalogue, ())
@@ -196,17 +179,29 @@ class Scorer:
         return codes, found
 
     def _score(
-        self, states: Sequence[UserState], booster: xgboost.Booster, k: int
+        self, states: Sequence[UserState], booster: Booster, k: int
     ) -> tuple[Columns, Candidates, NDArray[np.float32]]:
         columns = gather(states, self.model.catalogue.codes)
         proposed = candidates(columns, self.model.catalogue, self._filters, self._trending)
         part_ended("candidates")
         rows = self._matrix.build(columns, proposed, self.model.catalogue)
         part_ended("matrix")
-        cascade = self._cascade
-        scores = predict(booster, rows) if cascade is None else cascade.predict(booster, rows, proposed, k)
+        scores = self._scores_of(rows, booster, proposed, k)
         part_ended("predict")
         return columns, proposed, scores
+
+    def _scores_of(
+        self, rows: NDArray[np.float32], booster: Booster, proposed: Candidates, k: int
+    ) -> NDArray[np.float32]:
+        """Scores float32 [rows]: as all trees give them, and minus infinity where only the first trees did."""
+        if self._cascade is None or self._first is None:
+            return booster.scores(rows)
+        best, _ = best_rows(self._first.scores(rows), proposed, max(self._cascade.keep, k))
+        best.sort()
+        scores = np.full(len(rows), -np.inf, dtype=np.float32)
+        # All trees, not the rest of them: their sum is then the one that every other row gets.
+        scores[best] = booster.scores(rows[best])
+        return scores
 
     def best_candidates(self, users: Sequence[tuple[str, UserState]], k: int) -> list[list[RankedItem]]:
         """The ``k`` best candidates of each user, fewer where there are fewer; none without a booster."""
@@ -239,7 +234,7 @@ class Scorer:
         bounds: list[int] = offsets.tolist()
         return places, bounds
 
-    def _rank(self, users: Sequence[tuple[str, UserState]], k: int, booster: xgboost.Booster) -> list[Ranked]:
+    def _rank(self, users: Sequence[tuple[str, UserState]], k: int, booster: Booster) -> list[Ranked]:
         columns, proposed, scores = self._score([state for _, state in users], booster, k)
         places, bounds = self._places(proposed, scores, k)
         wanted = min(k, len(self.model.catalogue))

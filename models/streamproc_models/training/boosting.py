@@ -8,7 +8,8 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from streamproc_models import bundle
+from streamproc_models.booster import Booster
+from streamproc_models.bundle import calibrated
 from streamproc_models.training.examples import Examples
 from streamproc_models.training.settings import Objective, TrainingSettings
 
@@ -17,7 +18,7 @@ _NEWTON_STEPS = 50
 
 def fit_booster(
     training: Examples, validation: Examples | None, settings: TrainingSettings, trees: int | None = None
-) -> xgboost.Booster:
+) -> Booster:
     """A booster of ``trees`` trees; without a number, of as many as help on the validation rows."""
     ranks = settings.objective is Objective.NDCG
     parameters: dict[str, Any] = {
@@ -37,7 +38,7 @@ def fit_booster(
     data = _matrix(training, settings, None)
     if validation is None:
         return _with_scores(xgboost.train(parameters, data, trees), settings)
-    booster = xgboost.train(
+    trained = xgboost.train(
         parameters,
         data,
         settings.trees_max,
@@ -45,15 +46,15 @@ def fit_booster(
         early_stopping_rounds=settings.patience_trees,
         verbose_eval=False,
     )
-    # inplace_predict uses all trees, so those after the best are cut off.
-    return _with_scores(booster[: booster.best_iteration + 1], settings)
+    # What scores uses all trees, so those after the best are cut off.
+    return _with_scores(trained[: trained.best_iteration + 1], settings)
 
 
-def _with_scores(booster: xgboost.Booster, settings: TrainingSettings) -> xgboost.Booster:
+def _with_scores(trained: xgboost.Booster, settings: TrainingSettings) -> Booster:
     """Where its probabilities are not those of the rows it gives their logits, but for a constant."""
     if settings.objective is Objective.LOGISTIC and not settings.gives_probabilities:
-        booster.set_param({"objective": "binary:logitraw"})
-    return booster
+        trained.set_param({"objective": "binary:logitraw"})
+    return Booster(trained)
 
 
 def _matrix(
@@ -97,7 +98,7 @@ def fit_calibration(scores: NDArray[np.float32], examples: Examples) -> tuple[fl
 
 
 def probabilities(
-    booster: xgboost.Booster, rows: NDArray[np.float32], calibration: tuple[float, float] | None
+    booster: Booster, rows: NDArray[np.float32], calibration: tuple[float, float] | None
 ) -> NDArray[np.float32]:
     """The probability of each row."""
-    return bundle.calibrated(bundle.predict(booster, rows), calibration)
+    return calibrated(booster.scores(rows), calibration)

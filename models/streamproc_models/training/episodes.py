@@ -8,9 +8,9 @@ from itertools import accumulate
 
 import msgspec
 import numpy as np
-import xgboost
 
 from streamproc_models.baskets import Basket, replay
+from streamproc_models.booster import Booster
 from streamproc_models.catalogue import Catalogue
 from streamproc_models.evaluation import Judgement, judge
 from streamproc_models.items import Item
@@ -29,7 +29,7 @@ class InTheMaking(msgspec.Struct, frozen=True):
     """A model before it is a bundle."""
 
     catalogue: Catalogue
-    booster: xgboost.Booster | None
+    booster: Booster | None
     calibration: tuple[float, float] | None = None
 
 
@@ -51,7 +51,7 @@ class Episode(msgspec.Struct):
             for baskets in (self.cold, self.warm)
         ]
 
-    def judge(self, booster: xgboost.Booster) -> dict[str, Judgement]:
+    def judge(self, booster: Booster) -> dict[str, Judgement]:
         """What a booster is worth on them."""
         model = InTheMaking(self.catalogue, booster)
         judged = {"cold": judge(model, self.cold, self.before), "warm": judge(model, self.warm, self.before)}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import xgboost
 from numpy.typing import NDArray
 
 from streamproc_models import bundle
 from streamproc_models.baskets import has_purchases, replay
+from streamproc_models.booster import Booster
 from streamproc_models.catalogue import Catalogue
 from streamproc_models.errors import TrainingDataUnusable
 from streamproc_models.evaluation import Judgement
@@ -51,7 +51,7 @@ class Trained(msgspec.Struct, frozen=True):
 
     catalogue: Catalogue
     #: None where there were too few baskets.
-    booster: xgboost.Booster | None
+    booster: Booster | None
     calibration: tuple[float, float] | None
     golden_rows: NDArray[np.float32]
     report: TrainingReport
@@ -136,13 +136,13 @@ def learn(
         progress("training", 0, 2)
         judged = fit_booster(training, validation, settings)
         validated = episodes[-1].judge(judged)
-        scores = bundle.predict(judged, validation.rows)
+        scores = judged.scores(validation.rows)
         if not settings.gives_probabilities:
             calibration = fit_calibration(scores, validation)
         predicted = bundle.calibrated(scores, calibration)
         observed = float(predicted @ validation.weights / (validation.labels @ validation.weights))
         progress("training", 1, 2)
-        booster = fit_booster(everything, None, settings, trees=judged.num_boosted_rounds())
+        booster = fit_booster(everything, None, settings, trees=judged.trees)
     del episodes
     progress("fitting the generators", 0, 1)
     report = TrainingReport(
@@ -152,7 +152,7 @@ def learn(
         baskets=len(baskets),
         labelled_baskets=labelled,
         rows=len(everything.labels),
-        trees=0 if booster is None else booster.num_boosted_rounds(),
+        trees=0 if booster is None else booster.trees,
         validation=validated,
         calibration=observed,
     )

@@ -12,6 +12,7 @@ import pytest
 
 from streamproc.errors import SettingsError, StreamprocError
 from streamproc_models import bundle as bundles
+from streamproc_models.booster import Booster
 from streamproc_models.bundle import CATALOGUE, GENERATORS, GOLDEN, MANIFEST, MODEL, Bundle, load
 from streamproc_models.errors import BundleInvalid
 from streamproc_models.features import FEATURES, FOLD_VERSION, features_of, schema_hash
@@ -110,15 +111,15 @@ def test_a_model_without_golden_rows_is_refused(folder: Path, monkeypatch: pytes
 
 
 def test_golden_rows_that_score_otherwise_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = bundles.predict
-    monkeypatch.setattr(bundles, "predict", lambda booster, rows: honest(booster, rows) + np.float32(2e-6))
+    honest = Booster.scores
+    monkeypatch.setattr(Booster, "scores", lambda booster, rows: honest(booster, rows) + np.float32(2e-6))
     with pytest.raises(BundleInvalid, match=rf"{GOLDEN}: a golden row scores"):
         load(folder)
 
 
 def test_golden_rows_that_score_nan_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = bundles.predict
-    monkeypatch.setattr(bundles, "predict", lambda booster, rows: honest(booster, rows) * np.float32("nan"))
+    honest = Booster.scores
+    monkeypatch.setattr(Booster, "scores", lambda booster, rows: honest(booster, rows) * np.float32("nan"))
     with pytest.raises(BundleInvalid, match="golden row"):
         load(folder)
 
