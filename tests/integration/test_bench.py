@@ -104,5 +104,12 @@ def test_a_way_that_failed_has_a_reason_and_its_ratio_is_null() -> None:
     assert figures["ratio_to_kclpy_distinct_1000"] == 1
     assert figures["kclpy_failed"] == "it ended with code 1: no"
     about = {"machine_cpu": "", "machine_cores": 2, "machine_load_at_start": 0, "python_version": "", "trees": 100}
-    about |= {"xgboost_version": "", "redis_py_version": "", "events": 10, "event_bytes": 200, "rounds": 1}
+    about |= {
+        "xgboost_version": "",
+        "scored_by": "",
+        "redis_py_version": "",
+        "events": 10,
+        "event_bytes": 200,
+        "rounds": 1,
+    }
     assert "failed: it ended with code 1: no" in table(figures | about, of_peers(["kclpy"]))

@@ -351,8 +351,8 @@ class Lock:
         self.table = f"{application}-CoordinatorState"
 
     def write(self, version: str, *, seconds: int = 1, **more: Any) -> None:
-        tables = self.client.list_tables()["TableNames"]
-        if self.table not in tables:
+        pages = self.client.get_paginator("list_tables").paginate()
+        if self.table not in {table for page in pages for table in page["TableNames"]}:
             self.client.create_table(
                 TableName=self.table,
                 KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],

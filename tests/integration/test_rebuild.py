@@ -186,8 +186,13 @@ class World:
     def leases(self, name: str) -> DynamoDBLeases:
         return DynamoDBLeases(name, client=self.stack.client("dynamodb"))
 
+    def tables(self) -> list[str]:
+        """All tables of the stack, which other tests use, too: more than one page."""
+        pages = self.stack.client("dynamodb").get_paginator("list_tables").paginate()
+        return [table for page in pages for table in page["TableNames"]]
+
     def checkpoints(self, name: str) -> dict[str, tuple[str, int]]:
-        if name not in self.stack.client("dynamodb").list_tables()["TableNames"]:
+        if name not in self.tables():
             return {}
         rows = self.leases(name).list()
         return {row.shard_id: (row.checkpoint, row.checkpoint_sub_sequence_number) for row in rows}
@@ -317,8 +322,7 @@ def test_mended_states_are_folded_beside_the_running_application_and_serve_after
     assert Rebuilds(world.name).serving() == world.name
     code, _, err = world.command("rebuild", "drop", "mended", "--yes")
     assert code == 0, err
-    tables = world.stack.client("dynamodb").list_tables()["TableNames"]
-    assert not [table for table in tables if table.startswith(shadow)]
+    assert not [table for table in world.tables() if table.startswith(shadow)]
     assert RedisProjection(world.namespace(shadow), url=world.stack.redis_url).read(KEYS) == {}
     assert world.states(world.name)
 
@@ -399,10 +403,10 @@ REFUSED = [
 
 
 def test_what_cannot_be_done_is_refused_with_a_sentence_and_changes_nothing(rebuilt: World) -> None:
-    tables = rebuilt.stack.client("dynamodb").list_tables()["TableNames"]
+    tables = rebuilt.tables()
     for words, sentence in REFUSED:
         refused = CliRunner().invoke(commands.rebuild, [words[0], "-A", "totals:app", *words[1:]])
         assert isinstance(refused.exception, SettingsError), (words, refused.output)
         assert sentence in str(refused.exception)
-    assert rebuilt.stack.client("dynamodb").list_tables()["TableNames"] == tables
+    assert rebuilt.tables() == tables
     assert Rebuilds(rebuilt.name).shadows() == {f"{rebuilt.name}-{each}": Origin(None) for each in ("one", "two")}
