@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 try:
     import daal4py
-except ImportError:  # no wheel for this platform
+except ModuleNotFoundError:  # no wheel for this platform; what is installed and broken should be seen
     daal4py = None
 
 #: Whether oneDAL is installed.
