@@ -64,8 +64,12 @@ _NEW_ITEM = bytes(_ITEM_BYTES)
 _SEEN, _SEEN_COUNTS_AT = struct.Struct("<IIf"), 16
 #: ... its order_decay, what is there from ``orders`` to ``streak``, and its quantity in the cart.
 _ORDER_DECAY_AT, _ORDERS, _ORDERS_AT, _IN_CART_AT = 12, struct.Struct("<5H"), 24, 30
+#: Where the counts of the last tile begin, seen from the end of the tiles.
+_LAST_COUNTS_AT = _NUMBER.size - TILE.size
 _SHORT, _MIDDLE, _LONG = HALF_LIVES
 _OF_KIND = struct.Struct(f"<{len(HALF_LIVES)}f")
+#: What an event of each kind adds to the counters of all kinds.
+_ADDED = tuple(tuple(float(kind == other) for other in range(len(KINDS))) for kind in range(len(KINDS)))
 # Looked up once: an enum's member takes longer than a name.
 _VIEW, _ADD, _PURCHASE = EventType.VIEW, EventType.ADD_TO_CART, EventType.PURCHASE
 
@@ -84,33 +88,33 @@ def fold(state: UserState, event: CartEvent) -> UserState:
     at = event.ts.timestamp()
     if not 0.0 <= at <= _SECONDS_MAX:
         at = 0.0 if at < 0.0 else _SECONDS_MAX
-    if at < state.last_at:
-        state.late_events += 1
-    second = int(at)
-    _count_in_tiles(state, kind, second)
-    _decay(state, kind, at)
-    if at > state.last_at:
+    second, last_at = int(at), state.last_at
+    if at > last_at:
         state.last_at = at
+    elif at < last_at:
+        state.late_events += 1
+    _count_in_tiles(state, kind, second, last_at)
+    _decay(state.decayed, kind, at - last_at)
     new_order = kind == PURCHASE and _count_order(state, event, at)
     _touch_item(state, event, kind, second, new_order)
     return state
 
 
-def _count_in_tiles(state: UserState, kind: int, second: int) -> None:
-    latest_tiles = state.tiles_5m
-    end = len(latest_tiles)
-    if end and _NUMBER.unpack_from(latest_tiles, end - TILE.size)[0] == second // FIVE_MINUTES:
+def _count_in_tiles(state: UserState, kind: int, second: int, last_at: float) -> None:
+    """Count an event of this second; ``last_at`` is the latest one before it."""
+    tiles_5m = state.tiles_5m
+    if second // FIVE_MINUTES == last_at // FIVE_MINUTES and tiles_5m:
         # In the five minutes of the latest event, and so in its hour and its day, the last tiles of all.
-        low = kind * _COUNT.size - (TILE.size - _NUMBER.size)
-        for tiles in (latest_tiles, state.tiles_1h, state.tiles_1d):
+        low = kind * _COUNT.size + _LAST_COUNTS_AT
+        for tiles in (tiles_5m, state.tiles_1h, state.tiles_1d):
             if (count := tiles[low]) < 0xFF:
                 tiles[low] = count + 1
             else:
                 _count(tiles, len(tiles) + low)
         return
-    latest = max(second, int(state.last_at))
+    latest = int(state.last_at)
     for tiles, length, kept in (
-        (latest_tiles, FIVE_MINUTES, TILES_5M),
+        (tiles_5m, FIVE_MINUTES, TILES_5M),
         (state.tiles_1h, HOUR, TILES_1H),
         (state.tiles_1d, DAY, TILES_1D),
     ):
@@ -146,25 +150,34 @@ def _tile_of(tiles: bytearray, number: int) -> int:
     return end
 
 
-def _decay(state: UserState, kind: int, at: float) -> None:
-    elapsed = at - state.last_at
-    first = kind * len(HALF_LIVES)
+def _decay(counters: bytearray, kind: int, elapsed: float) -> None:
+    """Bring the counters to the event, so many seconds after the latest one, and count it; a late one is decayed."""
     if elapsed > 0:
         short, middle, long = exp2(-elapsed / _SHORT), exp2(-elapsed / _MIDDLE), exp2(-elapsed / _LONG)
-        v0, v1, v2, a0, a1, a2, r0, r1, r2, p0, p1, p2 = DECAYED.unpack_from(state.decayed)
-        decayed = [v0 * short, v1 * middle, v2 * long, a0 * short, a1 * middle, a2 * long]
-        decayed += r0 * short, r1 * middle, r2 * long, p0 * short, p1 * middle, p2 * long
+        v0, v1, v2, a0, a1, a2, r0, r1, r2, p0, p1, p2 = DECAYED.unpack_from(counters)
+        v, a, r, p = _ADDED[kind]
         # Rounded once, with the event in it.
-        decayed[first] += 1.0
-        decayed[first + 1] += 1.0
-        decayed[first + 2] += 1.0
-        DECAYED.pack_into(state.decayed, 0, *decayed)
-    else:
-        short, middle, long = _OF_KIND.unpack_from(state.decayed, first * _FLOAT.size)
-        weights = [exp2(elapsed / half_life) for half_life in HALF_LIVES]
-        _OF_KIND.pack_into(
-            state.decayed, first * _FLOAT.size, short + weights[0], middle + weights[1], long + weights[2]
+        DECAYED.pack_into(
+            counters,
+            0,
+            v0 * short + v,
+            v1 * middle + v,
+            v2 * long + v,
+            a0 * short + a,
+            a1 * middle + a,
+            a2 * long + a,
+            r0 * short + r,
+            r1 * middle + r,
+            r2 * long + r,
+            p0 * short + p,
+            p1 * middle + p,
+            p2 * long + p,
         )
+    else:
+        start = kind * _OF_KIND.size
+        short, middle, long = _OF_KIND.unpack_from(counters, start)
+        weights = [exp2(elapsed / half_life) for half_life in HALF_LIVES]
+        _OF_KIND.pack_into(counters, start, short + weights[0], middle + weights[1], long + weights[2])
 
 
 def _count_order(state: UserState, event: CartEvent, at: float) -> bool:
@@ -204,7 +217,11 @@ def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_
     if kind == PURCHASE and second > purchased_at:
         purchased_at = second
     _SEEN.pack_into(items, start, last_at, purchased_at, interest)
-    _count(items, start + _SEEN_COUNTS_AT + kind * _COUNT.size)
+    low = start + _SEEN_COUNTS_AT + kind * _COUNT.size
+    if (count := items[low]) < 0xFF:
+        items[low] = count + 1
+    else:
+        _count(items, low)
     if kind == PURCHASE:
         _order_item(state, start, new_order, late)
     elif kind != VIEW and not late:
