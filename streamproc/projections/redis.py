@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 #: The field that holds the envelope.
 BODY = "body"
 #: Keys a script call takes: enough to make the round trip cheap, few enough to let other clients in between.
-KEYS_PER_CALL = 250
+KEYS_PER_CALL = 100
 
 # The fence: positions are text that sorts as they do. An equal one is our own repeated request.
 _PROJECT = """
@@ -88,7 +89,7 @@ class RedisProjection:
             )
         except ValueError as error:
             raise SettingsError(f"the Redis URL {url!r} cannot be used: {error}") from error
-        self._script = self._redis.register_script(_PROJECT)
+        self._script_sha = hashlib.sha1(_PROJECT.encode()).hexdigest()  # noqa: S324  # Redis' own name for a script
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -105,18 +106,33 @@ class RedisProjection:
 
     def project(self, states: Sequence[StoredState]) -> int:
         """See :class:`streamproc.projection.Projection`."""
-        refused = 0
         with self._reaching():
-            for start in range(0, len(states), KEYS_PER_CALL):
+            try:
+                return self._project(states)
+            except redis.exceptions.NoScriptError:  # a server that has not seen it; what was written is written again
+                self._redis.script_load(_PROJECT)
+                return self._project(states)
+
+    def _project(self, states: Sequence[StoredState]) -> int:
+        """Send all calls, then await the answers: Redis works on one call while the next is made."""
+        pool = self._redis.connection_pool
+        connection: Any = pool.get_connection()  # its methods have no types
+        try:
+            starts = range(0, len(states), KEYS_PER_CALL)
+            for start in starts:
                 chunk = states[start : start + KEYS_PER_CALL]
                 keys = [(self._prefix + stored.key).encode() for stored in chunk]
                 arguments: list[bytes] = []
                 for stored in chunk:
                     position = stored.position.sortable()
                     arguments += (position.encode(), encode_stored(stored, position))
-                arguments.append(b"%d" % self._expire_seconds)
-                refused += cast(int, self._script(keys=keys, args=arguments))
-        return refused
+                connection.send_command("EVALSHA", self._script_sha, len(keys), *keys, *arguments, self._expire_seconds)
+            return sum([cast(int, connection.read_response()) for _ in starts])
+        except BaseException:
+            connection.disconnect()  # the answers that were not read must not be taken for those of other commands
+            raise
+        finally:
+            pool.release(connection)
 
     def read(self, keys: Sequence[str]) -> dict[str, StoredState]:
         """See :class:`streamproc.projection.Projection`."""

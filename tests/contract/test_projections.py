@@ -13,7 +13,7 @@ from streamproc.local import LocalStack
 from streamproc.namespace import Namespace
 from streamproc.projection import Projection
 from streamproc.projections.memory import MemoryProjection
-from streamproc.projections.redis import RedisProjection
+from streamproc.projections.redis import KEYS_PER_CALL, RedisProjection
 from streamproc.record import Position
 from streamproc.state import StoredState
 
@@ -75,6 +75,16 @@ def test_an_idle_key_expires_and_an_event_puts_it_off(stack: LocalStack) -> None
     RedisProjection(namespace, url=stack.redis_url, expire_after_seconds=900).project([stored("a", 2)])
     assert client.ttl(f"{namespace}:a") > 800
     client.close()
+
+
+def test_a_redis_that_forgot_the_script_is_given_it_again_in_the_midst_of_many_calls(stack: LocalStack) -> None:
+    projection = RedisProjection(Namespace(uuid.uuid4().hex, "stream", 1), url=stack.redis_url)
+    with redis.Redis.from_url(stack.redis_url) as client:
+        client.script_flush()
+    states = {f"user-{n}": stored(f"user-{n}", n) for n in range(5 * KEYS_PER_CALL)}
+    assert projection.project(list(states.values())) == 0
+    assert projection.project([stored("user-7", 1)]) == 1
+    assert projection.read([*states]) == states
 
 
 def test_a_redis_that_is_away_is_an_error_that_passes() -> None:
