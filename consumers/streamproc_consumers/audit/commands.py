@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _NEEDED = ("polars", "isal", "jinja2")
+#: What libraries read as they are loaded. NumPy's linear algebra starts threads that wait busily; nothing here uses it.
+#: Polars' allocator gives free pages back within a second, and the kernel clears them for the next frame.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "_RJEM_MALLOC_CONF": "background_thread:false,dirty_decay_ms:-1,muzzy_decay_ms:-1"}
 
 
 @click.command()
@@ -86,6 +90,8 @@ def audit(
     for path in (json_path, html_path):
         if path is not None and not path.parent.is_dir():
             raise SettingsError(f"{path} cannot be written: its folder does not exist")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from streamproc_consumers.audit.run import Plan, audit as audit_of
 
     plan = Plan(
