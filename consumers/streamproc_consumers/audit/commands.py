@@ -26,7 +26,10 @@ _SPAN = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _NEEDED = ("polars", "isal", "jinja2")
 #: What libraries read as they are loaded. NumPy's linear algebra starts threads that wait busily; nothing here uses it.
 #: Polars' allocator gives free pages back within a second, and the kernel clears them for the next frame.
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "_RJEM_MALLOC_CONF": "background_thread:false,dirty_decay_ms:-1,muzzy_decay_ms:-1"}
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "_RJEM_MALLOC_CONF": "background_thread:false,dirty_decay_ms:-1,muzzy_decay_ms:-1",
+}
 
 
 @click.command()
