@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: The field that holds the envelope.
 BODY = "body"
 #: Keys a script call takes: enough to make the round trip cheap, few enough to let other clients in between.
-KEYS_PER_CALL = 100
+KEYS_PER_CALL = 250
 
 # The fence: positions are text that sorts as they do. An equal one is our own repeated request.
 _PROJECT = """
