@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from sys import intern
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,10 +38,6 @@ class Catalogue(msgspec.Struct, frozen=True, dict=True):
     #: By code, where the shop tells them: paths, and "" of an item without one. Empty where none of any item is known.
     categories: list[str] = []
     brands: list[str] = []
-
-    def __post_init__(self) -> None:
-        # The very strings that states have: a dictionary finds those without comparing text.
-        self.ids[:] = map(intern, self.ids)
 
     def category_of(self, item_id: str) -> str:
         """The path of the item's category; "" where it is not known."""

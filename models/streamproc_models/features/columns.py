@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from typing import Any, NamedTuple
@@ -37,7 +36,6 @@ _MISSING_WITHOUT_HISTORY = {
 _HISTORY = [feature.name for feature in FEATURES if feature.scope is Scope.HISTORY]
 #: What an item without history has in these columns.
 _NEVER = [MISSING if name in _MISSING_WITHOUT_HISTORY else 0 for name in _HISTORY]
-_ORDERS = struct.Struct("7d")
 _ORDER_DECAYS = ORDER_DECAY ** np.arange(100)
 _HISTORY_COLUMNS = columns(Scope.HISTORY).stop - columns(Scope.HISTORY).start
 
@@ -72,28 +70,19 @@ def gather(states: Sequence[UserState], codes: Mapping[str, int]) -> Columns:
     """The columns of these states; ``codes`` maps item ids to item codes, and others become UNKNOWN."""
     now = np.array([state.last_at for state in states], dtype=np.float64)
     records = np.frombuffer(b"".join([state.items for state in states]), ITEM_DTYPE)
-    counts = np.fromiter(map(len, [state.item_ids for state in states]), dtype=np.int64, count=len(states))
+    counts = np.array([len(state.item_ids) for state in states], dtype=np.int64)
     offsets = _offsets(counts)
     users = np.repeat(np.arange(len(states)), counts)
     item_ids = chain.from_iterable([state.item_ids for state in states])
     record_codes = np.fromiter(map(codes.get, item_ids, repeat(UNKNOWN)), dtype=np.int64, count=len(records))
     age = now[users] - records["last_at"]
     interest = (records["interest"] * np.exp2(-age / INTEREST_HALF_LIFE)).astype(np.float32)
-    orders = np.frombuffer(
-        b"".join(
-            [
-                _ORDERS.pack(
-                    s.orders,
-                    s.order_lines,
-                    s.first_order_at,
-                    s.last_order_at,
-                    s.price_sum,
-                    s.priced_lines,
-                    len(s.item_ids),
-                )
-                for s in states
-            ]
-        )
+    orders = np.array(
+        [
+            (s.orders, s.order_lines, s.first_order_at, s.last_order_at, s.price_sum, s.priced_lines, len(s.item_ids))
+            for s in states
+        ],
+        dtype=np.float64,
     ).reshape(len(states), 7)
     user_price = np.full(len(states), MISSING)
     np.divide(orders[:, 4], orders[:, 5], out=user_price, where=orders[:, 4] > 0)
@@ -148,7 +137,7 @@ class _Tiles:
     def __init__(self, tiles: Sequence[bytearray], now: NDArray[np.float64], length: int) -> None:
         self._length = length
         self._records = np.frombuffer(b"".join(tiles), TILE_DTYPE)
-        counts = np.fromiter(map(len, tiles), dtype=np.int64, count=len(tiles)) // TILE_DTYPE.itemsize
+        counts = np.array([len(packed) for packed in tiles], dtype=np.int64) // TILE_DTYPE.itemsize
         self._offsets = _offsets(counts)
         users = np.repeat(np.arange(len(tiles)), counts)
         self._age = (now // length)[users] - self._records["number"]
