@@ -239,25 +239,23 @@ def _moved_to_end(state: UserState, item_id: str) -> int:
     item_ids, items = state.item_ids, state.items
     # The last touched item is often touched again, and then nothing moves.
     if not item_ids or item_ids[-1] != item_id:
-        # One string an item, whoever has it: less memory, and what is looked up again and again stays in the cache.
-        item_ids.append(intern(item_id))
-        # Found at the end if nowhere before: an exception would take as long as all else here.
-        index = item_ids.index(item_id)
-        if index < len(item_ids) - 1:
-            del item_ids[index]
+        try:
+            index = item_ids.index(item_id)
+        except ValueError:
+            id_bytes = len(item_id.encode())
+            if len(item_ids) >= ITEMS_MAX or state.id_bytes + id_bytes > ID_BYTES_MAX:
+                _cut_history(state)
+                item_ids, items = state.item_ids, state.items
+            # One string an item, whoever has it: less memory, and what is looked up again and again stays in the cache.
+            item_ids.append(intern(item_id))
+            state.id_bytes += id_bytes
+            items += _NEW_ITEM
+        else:
+            item_ids.append(item_ids.pop(index))
             index *= _ITEM_BYTES
             record = items[index : index + _ITEM_BYTES]
             del items[index : index + _ITEM_BYTES]
             items += record
-        else:
-            id_bytes = len(item_id.encode())
-            if index >= ITEMS_MAX or state.id_bytes + id_bytes > ID_BYTES_MAX:
-                item_id = item_ids.pop()
-                _cut_history(state)
-                state.item_ids.append(item_id)
-                items = state.items
-            state.id_bytes += id_bytes
-            items += _NEW_ITEM
     return len(items) - _ITEM_BYTES
 
 
