@@ -1,11 +1,14 @@
 """What every way must have written: lists by a plain fold, scored at the last event of each user and batch.
 
 A way that makes a list an event is compared where the batches of 1,000 end, one with larger batches where its own do.
+XGBoost and oneDAL round differently, so that items whose scores are equal but for rounding may stand in either order, or
+one in the last place and the other behind it: a list is equal where each item has its score, and each place too.
 """
 
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +23,11 @@ from streamproc_models.scorer import RankedItem, Scorer
 from streamproc_producers.events import CartEvent
 
 TOLERANCE = 1e-6
-#: Number of the event -> items and scores of the list.
-Lists = dict[int, tuple[tuple[str, ...], tuple[float, ...]]]
+#: So many items more are known of each list than it has places.
+_BEHIND = 5
+#: Number of the event -> items and scores of the list, and of some items behind it.
+_Ranked = tuple[tuple[str, ...], tuple[float, ...]]
+Lists = dict[int, _Ranked]
 
 
 class _Position(msgspec.Struct):
@@ -50,7 +56,7 @@ def expected(of: Task, events: Sequence[CartEvent]) -> Lists:
         for number, event in enumerate(events[start : start + of.batch], start):
             states[event.user_id] = fold(states.get(event.user_id) or new_state(), event)
             last[event.user_id] = number
-        ranked = scorer.rank([(user_id, states[user_id]) for user_id in last], ITEMS_PER_LIST)
+        ranked = scorer.rank([(user_id, states[user_id]) for user_id in last], ITEMS_PER_LIST + _BEHIND)
         for number, one in zip(last.values(), ranked, strict=True):
             lists[number] = _key(one.items)
     return lists
@@ -73,11 +79,11 @@ def compare(out: Path, wanted: Lists, numbers: dict[UUID, int], events: int) -> 
         if number not in wanted:
             continue
         missing.discard(number)
-        (ids, scores), (wanted_ids, wanted_scores) = _key(one.items), wanted[number]
-        if ids != wanted_ids or any(abs(a - b) > TOLERANCE for a, b in zip(scores, wanted_scores, strict=True)):
+        found, known = _key(one.items), wanted[number]
+        if not _equal(found, known):
             raise Unequal(
-                f"the list after event {number} is {list(zip(ids, scores, strict=True))} and not"
-                f" {list(zip(wanted_ids, wanted_scores, strict=True))}"
+                f"the list after event {number} is {list(zip(*found, strict=True))} and not"
+                f" {list(zip(*known, strict=True))[:ITEMS_PER_LIST]}"
             )
     if missing:
         raise Unequal(f"{len(missing)} lists are missing, the first one after event {min(missing)}")
@@ -101,11 +107,20 @@ def overlap(out: Path, wanted: Lists, events: Sequence[CartEvent], batch: int) -
         at = events[min(len(events), (number // batch + 1) * batch) - 1].ts
         lists = had.get(events[number].user_id, [])
         last = bisect.bisect_right(lists, at, key=lambda item: item[0])
-        shares.append(len(lists[last - 1][1].intersection(ids)) / max(1, len(ids)) if last else 0.0)
+        listed = ids[:ITEMS_PER_LIST]
+        shares.append(len(lists[last - 1][1].intersection(listed)) / max(1, len(listed)) if last else 0.0)
     return sum(map(len, had.values())), sum(shares) / len(shares)
 
 
-def _key(items: Iterable[RankedItem]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def _equal(found: _Ranked, known: _Ranked) -> bool:
+    (ids, scores), score_of = found, dict(zip(*known, strict=True))
+    return len({*ids}) == min(ITEMS_PER_LIST, len(known[0])) == len(ids) and all(
+        max(abs(score - score_of.get(item_id, math.inf)), abs(score - at_place)) <= TOLERANCE
+        for item_id, score, at_place in zip(ids, scores, known[1], strict=False)
+    )
+
+
+def _key(items: Iterable[RankedItem]) -> _Ranked:
     return tuple(item.id for item in items), tuple(item.probability for item in items)
 
 

@@ -75,6 +75,36 @@ def test_a_list_counts_as_equal_up_to_a_millionth_of_its_scores(written: tuple[P
     assert compare(out, {0: (("item-1",), (0.5 + 9e-7,))}, {listed.event_id: 0}, 1) == 1
 
 
+def test_items_whose_scores_differ_by_rounding_may_stand_in_either_order_and_on_either_side_of_the_last_place(
+    tmp_path: Path,
+) -> None:
+    def ranked(*scores: tuple[str, float]) -> list[RankedItem]:
+        return [RankedItem(item_id, "", score, "history", rank) for rank, (item_id, score) in enumerate(scores, 1)]
+
+    first = [(f"item-{number}", 0.9 - number / 100) for number in range(9)]
+    known = [*first, ("last", 0.5), ("next", 0.5 - 5e-7), ("far", 0.4)]
+    known[0], known[1] = ("item-0", 0.88 + 5e-7), ("item-1", 0.88)
+    wanted: Lists = {0: (tuple(each for each, _ in known), tuple(score for _, score in known))}
+    event = next(islice(simulate(Shop(), datetime(2026, 1, 1, tzinfo=UTC)), 1))
+
+    def is_equal(*scores: tuple[str, float]) -> bool:
+        listed = Listed(event.user_id, event.event_id, ranked(*scores))
+        (tmp_path / "lists.ndjson").write_bytes(msgspec.json.encode(listed) + b"\n")
+        try:
+            return compare(tmp_path, wanted, {event.event_id: 0}, 1) == 1
+        except Unequal:
+            return False
+
+    assert is_equal(*known[:10])
+    assert is_equal(known[1], known[0], *known[2:10])
+    assert is_equal(*known[:9], known[10])
+    assert not is_equal(*known[:9], ("far", 0.4))
+    assert not is_equal(*known[:9], ("far", 0.5)), "another score"
+    assert not is_equal(*known[:9], ("unknown", 0.5))
+    assert not is_equal(*known[:8], known[7], known[9]), "an item twice"
+    assert not is_equal(*known[:9]), "a place is empty"
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
