@@ -1,8 +1,8 @@
 """What every way must have written: lists by a plain fold, scored at the last event of each user and batch.
 
 A way that makes a list an event is compared where the batches of 1,000 end, one with larger batches where its own do.
-XGBoost and oneDAL round differently, so that items whose scores are equal but for rounding may stand in either order, or
-one in the last place and the other behind it: a list is equal where each item has its score, and each place too.
+XGBoost and oneDAL round differently, so that items whose scores are equal but for rounding may stand in either order,
+or one in the last place and the other behind it: a list is equal where each item has its score, and each place too.
 """
 
 from __future__ import annotations
