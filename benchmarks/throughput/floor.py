@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.throughput.job import ITEMS_PER_LIST, bundle_of, log_lines, mark, task, wait_for_start
+from benchmarks.throughput.job import ITEMS_PER_LIST, booster_of, bundle_of, log_lines, mark, task, wait_for_start
 from streamproc_models.booster import Booster
 from streamproc_models.features import UserState, fold, new_state
 from streamproc_models.scorer import Scorer
@@ -31,7 +31,7 @@ def main() -> None:
     of = task()
     bundle, keeps = bundle_of(of), _Keeps()
     scorer = Scorer(msgspec.structs.replace(bundle, booster=cast("Booster", keeps)))
-    booster = Booster(cast("Booster", bundle.booster).trained, onedal=of.onedal)
+    booster = booster_of(of, bundle)
     events = [decode(line) for line in log_lines(of)]
     states: dict[str, UserState] = {}
     for start in range(0, len(events), of.batch):

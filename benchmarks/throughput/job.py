@@ -92,14 +92,18 @@ def bundle_of(of: Task) -> Bundle:
     return msgspec.structs.replace(bundle, catalogue=fewer)
 
 
+def booster_of(of: Task, bundle: Bundle) -> Booster:
+    """The bundle's trees, added up by what the task says: the floor's and the peers'."""
+    assert bundle.booster is not None  # noqa: S101  # narrows for mypy: bundle_of() refuses it
+    return Booster(bundle.booster.trained, onedal=of.onedal)
+
+
 class Peer:
     """Scorer and Redis of a peer: what it does with the states that it keeps."""
 
     def __init__(self, of: Task) -> None:
         bundle = bundle_of(of)
-        assert bundle.booster is not None  # noqa: S101  # narrows for mypy: bundle_of() refuses it
-        booster = Booster(bundle.booster.trained, onedal=of.onedal)
-        self._scorer = Scorer(msgspec.structs.replace(bundle, booster=booster))
+        self._scorer = Scorer(msgspec.structs.replace(bundle, booster=booster_of(of, bundle)))
         self.redis = redis.Redis.from_url(of.redis_url)
         self._encode = msgspec.json.Encoder().encode
 

@@ -34,11 +34,23 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     onedal: bool = False
 
 
+_BYTEWAX = "peers.bytewax"
+
+
 def _ours(name: str, label: str, batch: int = 1_000, log: str = "zipf", candidates: int = 100) -> Way:
     return Way(name=name, label=label, module="ours", batch=batch, log=log, candidates=candidates)
 
 
-_BYTEWAX = "peers.bytewax"
+def _floor(name: str, label: str, batch: int, *, onedal: bool = False) -> Way:
+    label = f"{label}, {batch:,} a batch"
+    return Way(name=name, label=label, module="floor", batch=batch, is_floor=True, onedal=onedal)
+
+
+def _bytewax_best(name: str, label: str, batch: int, *, onedal: bool = False) -> Way:
+    label = f"Bytewax, {label}, {batch:,} a batch"
+    return Way(name=name, label=label, module=f"{_BYTEWAX}_best", peer="bytewax", batch=batch, onedal=onedal)
+
+
 ALL = (
     *(_ours(f"ours_{batch}", f"ours, {batch:,} a batch", batch) for batch in (100, 1_000, 5_000)),
     _ours("ours_distinct_1000", "ours, 1,000 a batch, no user twice", log="distinct"),
@@ -50,24 +62,8 @@ ALL = (
         batch=1_000,
         at_most_every_seconds=5.0,
     ),
-    *(
-        Way(
-            name=f"floor_{batch}",
-            label=f"the booster alone, {batch:,} a batch",
-            module="floor",
-            batch=batch,
-            is_floor=True,
-        )
-        for batch in (100, 1_000, 5_000)
-    ),
-    Way(
-        name="floor_onedal_1000",
-        label="the booster alone, by oneDAL, 1,000 a batch",
-        module="floor",
-        batch=1_000,
-        is_floor=True,
-        onedal=True,
-    ),
+    *(_floor(f"floor_{batch}", "the booster alone", batch) for batch in (100, 1_000, 5_000)),
+    _floor("floor_onedal_1000", "the booster alone, by oneDAL", 1_000, onedal=True),
     Way(
         name="kclpy",
         label="amazon-kclpy, event by event",
@@ -101,24 +97,8 @@ ALL = (
         batch=1_000,
         one_at_a_time=True,
     ),
-    *(
-        Way(
-            name=f"bytewax_best_{batch}",
-            label=f"Bytewax, vectorised by hand, {batch:,} a batch",
-            module=f"{_BYTEWAX}_best",
-            peer="bytewax",
-            batch=batch,
-        )
-        for batch in (1_000, 5_000)
-    ),
-    Way(
-        name="bytewax_best_onedal_1000",
-        label="Bytewax, vectorised by hand, by oneDAL, 1,000 a batch",
-        module=f"{_BYTEWAX}_best",
-        peer="bytewax",
-        batch=1_000,
-        onedal=True,
-    ),
+    *(_bytewax_best(f"bytewax_best_{batch}", "vectorised by hand", batch) for batch in (1_000, 5_000)),
+    _bytewax_best("bytewax_best_onedal_1000", "vectorised by hand, by oneDAL", 1_000, onedal=True),
     Way(
         name="pyflink_1000",
         label="PyFlink, KeyedProcessFunction",

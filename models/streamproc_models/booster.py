@@ -39,9 +39,15 @@ class Booster:
         """``onedal`` chooses what adds up the trees. Takes 50 ms for 100 trees of depth 6."""
         trained.set_param({"nthread": 1})
         self.trained = trained
+        learner: dict[str, dict[str, str]] = json.loads(trained.save_config())["learner"]
         #: Whether its scores are probabilities, or margins.
-        self.gives_probabilities = _learner(trained)["learner_train_param"]["objective"] == "binary:logistic"
-        self._margins = _by_onedal(trained) if onedal else _by_xgboost(trained)
+        self.gives_probabilities = learner["learner_train_param"]["objective"] == "binary:logistic"
+        self._onedal = onedal
+        if onedal:
+            (base,) = np.array(json.loads(learner["learner_model_param"]["base_score"]), dtype=np.float32)
+            self._margins = _by_onedal(trained, -np.log(1 / base - 1) if self.gives_probabilities else base)
+        else:
+            self._margins = _by_xgboost(trained)
 
     @property
     def trees(self) -> int:
@@ -49,8 +55,8 @@ class Booster:
         return self.trained.num_boosted_rounds()
 
     def first(self, trees: int) -> Booster:
-        """The first trees alone."""
-        return Booster(self.trained[:trees])
+        """The first trees alone, added up as all of them are."""
+        return Booster(self.trained[:trees], onedal=self._onedal)
 
     def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores float32 [rows]: one call, in the thread of the caller. See ``gives_probabilities``."""
@@ -75,11 +81,6 @@ def scored_by() -> str:
     return f"oneDAL ({version('daal')})" if HAS_ONEDAL else f"XGBoost ({xgboost.__version__})"
 
 
-def _learner(trained: xgboost.Booster) -> dict[str, dict[str, str]]:
-    learner: dict[str, dict[str, str]] = json.loads(trained.save_config())["learner"]
-    return learner
-
-
 def _by_xgboost(trained: xgboost.Booster) -> _Margins:
     def margins(rows: NDArray[np.float32]) -> NDArray[np.float32]:
         found: NDArray[np.float32] = trained.inplace_predict(rows, predict_type="margin", validate_features=False)
@@ -88,12 +89,8 @@ def _by_xgboost(trained: xgboost.Booster) -> _Margins:
     return margins
 
 
-def _by_onedal(trained: xgboost.Booster) -> _Margins:
-    """The sum of the leaves and the base score, whatever the objective makes of it."""
-    learner = _learner(trained)
-    (base,) = np.array(json.loads(learner["learner_model_param"]["base_score"]), dtype=np.float32)
-    if learner["learner_train_param"]["objective"] == "binary:logistic":
-        base = -np.log(1 / base - 1)
+def _by_onedal(trained: xgboost.Booster, base: np.float32) -> _Margins:
+    """The sum of the leaves and the base margin, whatever the objective makes of it."""
     # oneDAL knows no ranking objective, and of a logistic one it gives probabilities alone. A base score of its own it
     # adds first to most rows, and last to those at the end of a call.
     plain = trained.copy()

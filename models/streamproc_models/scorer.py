@@ -131,10 +131,11 @@ class Scorer:
     def __init__(self, model: Model, filters: Sequence[Filter] = (), *, cascade: Cascade | None = None) -> None:
         self.model = model
         self._filters = filters
-        self._cascade = cascade
+        #: The first trees, where there is a cascade and they are not all.
         self._first: Booster | None = None
+        self._keep = 0
         if cascade is not None and model.booster is not None and cascade.first_trees < model.booster.trees:
-            self._first = model.booster.first(cascade.first_trees)
+            self._first, self._keep = model.booster.first(cascade.first_trees), cascade.keep
         self._matrix = Matrix()
         self._sources = (*source_names(model.catalogue), TRENDING)
         self._trending = trending_codes(model.catalogue, ())
@@ -194,9 +195,9 @@ class Scorer:
         self, rows: NDArray[np.float32], booster: Booster, proposed: Candidates, k: int
     ) -> NDArray[np.float32]:
         """Scores float32 [rows]: as all trees give them, and minus infinity where only the first trees did."""
-        if self._cascade is None or self._first is None:
+        if self._first is None:
             return booster.scores(rows)
-        best, _ = best_rows(self._first.scores(rows), proposed, max(self._cascade.keep, k))
+        best, _ = best_rows(self._first.scores(rows), proposed, max(self._keep, k))
         best.sort()
         scores = np.full(len(rows), -np.inf, dtype=np.float32)
         # All trees, not the rest of them: their sum is then the one that every other row gets.

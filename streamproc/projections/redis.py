@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -89,7 +88,7 @@ class RedisProjection:
             )
         except ValueError as error:
             raise SettingsError(f"the Redis URL {url!r} cannot be used: {error}") from error
-        self._script_sha = hashlib.sha1(_PROJECT.encode()).hexdigest()  # noqa: S324  # Redis' own name for a script
+        self._script_sha = self._redis.register_script(_PROJECT).sha
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

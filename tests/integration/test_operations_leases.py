@@ -23,6 +23,8 @@ from streamproc.namespace import Namespace
 from streamproc.operations.leader import unlock
 from streamproc.stream import stream_created_at
 
+from .tables import tables_of
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Until = Callable[[Callable[[], bool]], None]
 FIRST, SECOND = "shardId-000000000000", "shardId-000000000001"
@@ -351,8 +353,7 @@ class Lock:
         self.table = f"{application}-CoordinatorState"
 
     def write(self, version: str, *, seconds: int = 1, **more: Any) -> None:
-        pages = self.client.get_paginator("list_tables").paginate()
-        if self.table not in {table for page in pages for table in page["TableNames"]}:
+        if self.table not in tables_of(self.client):
             self.client.create_table(
                 TableName=self.table,
                 KeySchema=[{"AttributeName": "key", "KeyType": "HASH"}],

@@ -32,6 +32,8 @@ from streamproc.state import StoredState
 from streamproc.states.dynamodb import DynamoDBStates
 from streamproc.stream import stream_created_at
 
+from .tables import tables_of
+
 KEYS = [f"key-{n}" for n in range(12)]
 
 MODULE = """
@@ -187,9 +189,7 @@ class World:
         return DynamoDBLeases(name, client=self.stack.client("dynamodb"))
 
     def tables(self) -> list[str]:
-        """All tables of the stack, which other tests use, too: more than one page."""
-        pages = self.stack.client("dynamodb").get_paginator("list_tables").paginate()
-        return [table for page in pages for table in page["TableNames"]]
+        return tables_of(self.stack.client("dynamodb"))
 
     def checkpoints(self, name: str) -> dict[str, tuple[str, int]]:
         if name not in self.tables():

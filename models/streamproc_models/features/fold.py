@@ -130,10 +130,11 @@ def _count_in_tiles(state: UserState, kind: int, second: int, last_at: float) ->
         _count(tiles, start + _NUMBER.size + kind * _COUNT.size)
 
 
-def _count(tiles: bytearray, offset: int) -> None:
-    count = _COUNT.unpack_from(tiles, offset)[0]
-    if count < _U2_MAX:
-        _COUNT.pack_into(tiles, offset, count + 1)
+def _count(counts: bytearray, offset: int) -> None:
+    if (low := counts[offset]) < 0xFF:
+        counts[offset] = low + 1
+    elif (count := _COUNT.unpack_from(counts, offset)[0]) < _U2_MAX:
+        _COUNT.pack_into(counts, offset, count + 1)
 
 
 def _tile_of(tiles: bytearray, number: int) -> int:
@@ -217,11 +218,7 @@ def _touch_item(state: UserState, event: CartEvent, kind: int, second: int, new_
     if kind == PURCHASE and second > purchased_at:
         purchased_at = second
     _SEEN.pack_into(items, start, last_at, purchased_at, interest)
-    low = start + _SEEN_COUNTS_AT + kind * _COUNT.size
-    if (count := items[low]) < 0xFF:
-        items[low] = count + 1
-    else:
-        _count(items, low)
+    _count(items, start + _SEEN_COUNTS_AT + kind * _COUNT.size)
     if kind == PURCHASE:
         _order_item(state, start, new_order, late)
     elif kind != VIEW and not late:
